@@ -1,0 +1,285 @@
+"""What the trees of `expression.py` are worth: exactly (rationals), and numerically (50 digits).
+
+Two expressions are equal if both are rational and the same, or if they agree to 30 digits at several fixed points of
+their variables (identity testing at random points, Schwartz 1980 and Zippel 1979 for polynomials). Nothing is
+simplified, so the cost is linear in the tree, and every operation that could explode (powers, factorials, binomials)
+has a budget: `TooCostly`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
+
+from actors.checkers.expression import Node, TooCostly, variables
+
+MAX_POWER = 10_000
+MAX_BITS = 20_000
+DIGITS = 50
+
+
+class Undefined(Exception):
+    """The expression has no finite value (0/0, log 0, tan 90 degrees)."""
+
+
+def exact(node: Node) -> Fraction | None:
+    """The value if it is rational by arithmetic alone, else None. Raises TooCostly, Undefined."""
+    kind = node[0]
+    if kind == "num":
+        return node[1]
+    if kind not in ("+", "-", "*", "/", "neg", "^", "!"):
+        return None
+    parts = [exact(part) for part in node[1:]]
+    if any(part is None for part in parts):
+        return None
+    value = _arithmetic(kind, *parts)
+    if value is not None and max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
+        raise TooCostly("number too large")
+    return value
+
+
+def _arithmetic(kind: str, left: Fraction, right: Fraction = Fraction(0)) -> Fraction | None:
+    if kind == "neg":
+        return -left
+    if kind == "/":
+        if right == 0:
+            raise Undefined("division by zero")
+        return left / right
+    if kind == "^":
+        return _rational_power(left, right)
+    if kind == "!":
+        if left.denominator != 1 or left < 0 or left > 1000:
+            raise TooCostly("factorial of a number that is negative, broken or above 1000")
+        product = Fraction(1)
+        for factor in range(2, int(left) + 1):
+            product *= factor
+        return product
+    return {"+": left.__add__, "-": left.__sub__, "*": left.__mul__}[kind](right)
+
+
+def _rational_power(base: Fraction, exponent: Fraction) -> Fraction | None:
+    if exponent.denominator != 1:
+        return None
+    if base == 0 and exponent <= 0:
+        raise Undefined("zero to a power that is not positive")
+    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+    if abs(exponent) > MAX_POWER or bits * abs(exponent) > MAX_BITS:
+        raise TooCostly("power too large")
+    return base ** int(exponent)
+
+
+def numeric(node: Node, values: Mapping[str, Any]) -> Any:
+    """The value (mpmath number) under an assignment of the variables. Raises TooCostly, Undefined."""
+    import mpmath
+
+    kind = node[0]
+    if kind == "num":
+        return mpmath.mpf(node[1].numerator) / node[1].denominator
+    if kind == "var":
+        constants = {"e": mpmath.e, "i": mpmath.mpc(0, 1)}
+        return +constants[node[1]] if node[1] in constants else values[node[1]]
+    if kind == "pi":
+        return +mpmath.pi
+    if kind == "infinity":
+        return mpmath.inf
+    if kind == "call":
+        return _finite(_function(node[1]), numeric(node[2], values))
+    parts = [numeric(part, values) for part in node[1:]]
+    return _finite(_OPERATIONS[kind], *parts)
+
+
+def _finite(operation: Callable[..., Any], *arguments: Any) -> Any:
+    """Apply an operation; without a finite value it is Undefined (a bare infinity is a value, one that arises none)."""
+    import mpmath
+
+    try:
+        value = operation(*arguments)
+    except (ZeroDivisionError, ValueError, OverflowError) as failure:
+        raise Undefined(str(failure)) from failure
+    infinite = any(mpmath.isinf(argument) for argument in arguments)
+    if mpmath.isnan(value) or (mpmath.isinf(value) and not infinite):
+        raise Undefined("no finite value")
+    return value
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if abs(exponent) > 1e6:
+        raise TooCostly("power too large")
+    return base**exponent
+
+
+def _root(radicand: Any, degree: Any) -> Any:
+    import mpmath
+
+    if degree == 2:
+        return mpmath.sqrt(radicand)
+    if degree != int(mpmath.re(degree)) or not 1 < abs(degree) < 1000:
+        raise TooCostly("root of an unusual degree")
+    if mpmath.im(radicand) == 0 and mpmath.re(radicand) < 0 and int(degree) % 2:
+        return -((-radicand) ** (mpmath.mpf(1) / degree))
+    return radicand ** (mpmath.mpf(1) / degree)
+
+
+def _factorial(argument: Any) -> Any:
+    import mpmath
+
+    if abs(argument) > 1000:
+        raise TooCostly("factorial above 1000")
+    return mpmath.factorial(argument)
+
+
+def _binomial(above: Any, below: Any) -> Any:
+    import mpmath
+
+    if abs(above) > 10_000 or abs(below) > 10_000:
+        raise TooCostly("binomial of large numbers")
+    return mpmath.binomial(above, below)
+
+
+def _divide(left: Any, right: Any) -> Any:
+    if right == 0:
+        raise Undefined("division by zero")
+    return left / right
+
+
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "neg": lambda a: -a,
+    "abs": abs,
+    "/": _divide,
+    "^": _power,
+    "root": _root,
+    "!": _factorial,
+    "binom": _binomial,
+}
+
+
+def _function(name: str) -> Callable[[Any], Any]:
+    import mpmath
+
+    tiny = mpmath.mpf(10) ** (5 - DIGITS)
+
+    def guarded(numerator: Callable, denominator: Callable) -> Callable[[Any], Any]:
+        def ratio(x: Any) -> Any:
+            below = denominator(x)
+            if abs(below) < tiny:  # a pole is hit only up to rounding
+                raise Undefined(f"{name} has a pole there")
+            return numerator(x) / below
+
+        return ratio
+
+    def one(_: Any) -> Any:
+        return mpmath.mpf(1)
+
+    table: dict[str, Callable[[Any], Any]] = {
+        "sin": mpmath.sin,
+        "cos": mpmath.cos,
+        "tan": guarded(mpmath.sin, mpmath.cos),
+        "cot": guarded(mpmath.cos, mpmath.sin),
+        "sec": guarded(one, mpmath.cos),
+        "csc": guarded(one, mpmath.sin),
+        "arcsin": mpmath.asin,
+        "arccos": mpmath.acos,
+        "arctan": mpmath.atan,
+        "sinh": mpmath.sinh,
+        "cosh": mpmath.cosh,
+        "tanh": mpmath.tanh,
+        "ln": mpmath.log,
+        "log": mpmath.log,
+        "exp": mpmath.exp,
+        "cis": lambda x: mpmath.cos(x) + mpmath.mpc(0, 1) * mpmath.sin(x),
+    }
+    if name in ("exp", "sinh", "cosh", "tanh"):
+        return lambda x: table[name](x) if abs(x) < 1e6 else _too_costly(name)
+    return lambda x: table[name](x) if abs(x) < mpmath.mpf(10) ** 30 else _too_costly(name)
+
+
+def _too_costly(name: str) -> Any:
+    raise TooCostly(f"{name} of a huge number")
+
+
+def close(left: Any, right: Any) -> bool:
+    """Equal to 30 significant digits (or both below 1e-40: the rounding of a zero)."""
+    import mpmath
+
+    if mpmath.isinf(left) or mpmath.isinf(right):
+        return left == right
+    scale = max(abs(left), abs(right))
+    return scale < mpmath.mpf(10) ** -40 or abs(left - right) <= scale * mpmath.mpf(10) ** -30
+
+
+def points(names: frozenset[str], count: int = 5) -> list[dict[str, Any]]:
+    """Fixed pseudo-random assignments of real values in 0.3..1.9, the first positive, the later ones of either sign."""
+    import mpmath
+
+    assignments = []
+    for index in range(count):
+        rng = random.Random(index)
+        assignment = {}
+        for name in sorted(names):
+            size = mpmath.mpf(rng.getrandbits(160)) / 2**160 * mpmath.mpf("1.6") + mpmath.mpf("0.3")
+            assignment[name] = -size if index and rng.random() < 0.5 else size
+        assignments.append(assignment)
+    return assignments
+
+
+def equal(left: Node, right: Node) -> bool:
+    """Whether two expressions have the same value everywhere they are defined. Raises TooCostly, Undefined."""
+    import mpmath
+
+    left_exact, right_exact = exact(left), exact(right)
+    if left_exact is not None and right_exact is not None:
+        return left_exact == right_exact
+    names = variables(left) | variables(right)
+    with mpmath.workdps(DIGITS):
+        return _agree(names, lambda at: close(numeric(left, at), numeric(right, at)))
+
+
+def proportional(left: Node, right: Node) -> bool:
+    """Whether left = c * right for a constant c other than 0: the equations `left = 0` and `right = 0` say the same."""
+    import mpmath
+
+    names = variables(left) | variables(right)
+    ratios: list[Any] = []
+
+    def constant_ratio(at: Mapping[str, Any]) -> bool:
+        above, below = numeric(left, at), numeric(right, at)
+        if abs(below) < 1e-40 or abs(above) < 1e-40:
+            return False
+        ratios.append(above / below)
+        return close(ratios[0], ratios[-1])
+
+    with mpmath.workdps(DIGITS):
+        return bool(names) and _agree(names, constant_ratio)
+
+
+def _agree(names: frozenset[str], test: Callable[[Mapping[str, Any]], bool]) -> bool:
+    """Whether a test holds at every point where it is defined, which must be at least two (one without variables)."""
+    tried = 0
+    for assignment in points(names, 5 if names else 1):
+        try:
+            if not test(assignment):
+                return False
+        except Undefined:
+            if not names:
+                raise
+            continue
+        tried += 1
+    return tried >= (2 if names else 1)
+
+
+def real(node: Node) -> float:
+    """The value of an expression without variables as a float, for ordering. Raises Undefined if it is not real."""
+    import mpmath
+
+    if variables(node):
+        raise Undefined("a bound with a variable")
+    with mpmath.workdps(DIGITS):
+        value = numeric(node, {})
+        if abs(mpmath.im(value)) > 1e-30:
+            raise Undefined("a bound that is not real")
+        return float(mpmath.re(value))

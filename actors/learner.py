@@ -1,0 +1,116 @@
+"""Learner: one rank of the policy being trained, a thin shell around verl's FSDP2 engine.
+
+World size 1 and more are the same code: rank 0 offers the rendezvous, every rank joins it, and each method that
+touches weights is a collective, to be called on all ranks. GRPO and SFT differ in the loss that the caller passes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.messages import TokenBatch
+from actors.verl_engine import EngineSettings, Loss, VerlEngine
+
+
+class Learner:
+    def __init__(self, name: str, rank: int, world_size: int, settings: EngineSettings, threads: int = 1):
+        self.name, self.rank, self.world_size, self.settings = name, rank, world_size, settings
+        self._threads = threads
+        self._engine: VerlEngine | None = None
+        self._updates, self._state = 0, "starting"
+        self._last: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"Learner({self.name})"
+
+    def rendezvous(self) -> tuple[str, int]:
+        """An address and a free port of this node, for rank 0 to gather the others at."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port = probe.getsockname()[1]
+        if self.world_size == 1:
+            return "127.0.0.1", port
+        import ray
+
+        return ray.util.get_node_ip_address(), port
+
+    def start(self, address: str, port: int) -> dict[str, Any]:
+        """Join the process group and build the engine. Returns `status()`."""
+        import torch
+        import torch.distributed as dist
+
+        started = time.perf_counter()
+        torch.set_num_threads(self._threads)
+        os.environ.update(
+            MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(self.rank), WORLD_SIZE=str(self.world_size)
+        )
+        os.environ.setdefault("LOCAL_RANK", "0")
+        dist.init_process_group("gloo" if self.settings.device == "cpu" else "cpu:gloo,cuda:nccl")
+        self._engine = VerlEngine(self.settings)
+        self._state = "ready"
+        return {**self.status(), "seconds": time.perf_counter() - started}
+
+    def update(self, batch: TokenBatch, loss: Loss, counts: dict[str, float]) -> dict[str, float]:
+        """One optimizer step (see VerlEngine.train). Returns sums over ranks, grad_norm, lr and seconds."""
+        started = time.perf_counter()
+        self._state = "learning"
+        try:
+            self._last = self._ready().train(batch, loss, counts)
+        finally:
+            self._state = "ready"
+        self._updates += 1
+        return {**self._last, "seconds": time.perf_counter() - started}
+
+    def gradient(self, batch: TokenBatch, loss: Loss, counts: dict[str, float]) -> dict[str, float]:
+        """Loss and gradient norm without an update: what a batch would do."""
+        return self._ready().gradient(batch, loss, counts)
+
+    def evaluate(self, batch: TokenBatch, loss: Loss, counts: dict[str, float]) -> dict[str, float]:
+        return self._ready().evaluate(batch, loss, counts)
+
+    def logprobs(self, batch: TokenBatch) -> dict[int, np.ndarray]:
+        """Logprobs of this rank's share of the batch: {sequence index: float32 [length]}."""
+        return self._ready().logprobs(batch)
+
+    def weights(self) -> dict[str, np.ndarray] | None:
+        """All parameters in Hugging Face names, on rank 0; None on the others. numpy has no bfloat16: float32 then."""
+        result = {}
+        for name, tensor in self._ready().weights():
+            if self.rank == 0:
+                result[name] = tensor.float().cpu().numpy()
+        return result if self.rank == 0 else None
+
+    def save(self, folder: str, state: bool = True) -> None:
+        """Write `hf/` (loads in transformers and vLLM) and, if asked, `state/` (what exact resume needs)."""
+        root = Path(folder)
+        self._ready().save_hf(root / "hf")
+        if state:
+            self._ready().save_state(root / "state")
+
+    def restore(self, folder: str) -> None:
+        self._ready().load_state(Path(folder) / "state")
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "kind": "learner",
+            "state": self._state,
+            "rank": self.rank,
+            "world_size": self.world_size,
+            "updates": self._updates,
+            "last": self._last,
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            "pid": os.getpid(),
+        }
+
+    def _ready(self) -> VerlEngine:
+        if self._engine is None:
+            raise RuntimeError(f"{self.name} was not started: call start(address, port) first")
+        return self._engine

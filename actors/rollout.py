@@ -1,0 +1,110 @@
+"""Rollout: the actor that turns prompts into groups of completions with the policy's current weights.
+
+A thin shell around one `VllmEngine`: tokenises with the chat template, streams finished groups, replaces weights in
+place. The class is plain; whoever creates it decorates it with `ray.remote` and names it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from actors.engine import Request, Sampling
+from actors.engine.vllm import VllmEngine, VllmSettings
+from actors.messages import Problem, RolloutGroup
+
+
+class PromptTooLong(ValueError):
+    """A prompt leaves no room for a completion in the engine's context."""
+
+
+class Rollout:
+    def __init__(self, name: str, settings: VllmSettings):
+        self.name, self.settings = name, settings
+        self._engine: VllmEngine | None = None
+        self._started = time.monotonic()
+        self._groups = 0
+        self._state = "starting"
+
+    def __repr__(self) -> str:
+        return f"Rollout({self.name})"
+
+    async def start(self, warm_up: Sequence[int] = ()) -> dict[str, Any]:
+        """Load the model and answer one request, since the first pays for lazy initialisation. Returns `status()`."""
+        started = time.perf_counter()
+        self._engine = await asyncio.to_thread(VllmEngine, self.settings)
+        prompt = np.asarray(warm_up or [0] * 8, np.int32)
+        async for _ in self._engine.generate([Request("warm-up", prompt, 2)], Sampling(max_tokens=4)):
+            self._state = "ready"
+        return {**await self.status(), "seconds": time.perf_counter() - started}
+
+    async def generate(
+        self, problems: Sequence[tuple[int, Problem]], n: int, sampling: Sampling, seed: int | None = None
+    ) -> AsyncIterator[RolloutGroup]:
+        """Yield an unverified RolloutGroup of `n` completions for each (group id, problem), as each finishes.
+
+        Raises PromptTooLong, naming the problem, before anything is generated.
+        """
+        engine, prompts = self._ready(), {}
+        for group_id, problem in problems:
+            prompts[str(group_id)] = (group_id, problem, self._encode(problem, sampling))
+        self._state = "generating"
+        requests = [Request(key, prompt, n) for key, (_, _, prompt) in prompts.items()]
+        try:
+            async for key, completions in engine.generate(requests, sampling, seed):
+                group_id, problem, prompt = prompts[key]
+                self._groups += 1
+                yield RolloutGroup(group_id, problem, prompt, completions)
+        finally:
+            self._state = "ready"
+
+    async def load(self, weights: Mapping[str, np.ndarray], version: int) -> float:
+        """Replace the weights in place; completions begun from now on are stamped with `version`. Returns seconds."""
+        self._state = "loading weights"
+        try:
+            return await self._ready().load(weights, version)
+        finally:
+            self._state = "ready"
+
+    async def version(self) -> int:
+        return self._ready().version
+
+    async def status(self) -> dict[str, Any]:
+        stats = self._engine.stats() if self._engine else {}
+        return {
+            "name": self.name,
+            "kind": "rollout",
+            "state": self._state,
+            "model": self.settings.model_path,
+            "groups": self._groups,
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            "pid": os.getpid(),
+            **stats,
+        }
+
+    async def close(self) -> None:
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.close)
+
+    def _ready(self) -> VllmEngine:
+        if self._engine is None:
+            raise RuntimeError(f"{self.name} was not started: call start() first")
+        return self._engine
+
+    def _encode(self, problem: Problem, sampling: Sampling) -> np.ndarray:
+        tokenizer = self._ready().tokenizer
+        text = tokenizer.apply_chat_template(list(problem.messages), tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        room = self.settings.max_model_len - len(ids)
+        if room < sampling.max_tokens:
+            raise PromptTooLong(
+                f"problem {problem.id} has a prompt of {len(ids)} tokens, which leaves {room} of "
+                f"engine.max_model_len={self.settings.max_model_len} where sampling.max_tokens={sampling.max_tokens} "
+                "are asked for: raise engine.max_model_len or lower sampling.max_tokens"
+            )
+        return np.asarray(ids, np.int32)
