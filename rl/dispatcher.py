@@ -1,0 +1,178 @@
+"""What is in flight: sends problems to the rollout engines and their completions to the verifiers, group by group.
+
+A wave is one call to each engine, so that the requests of a wave enter an engine together: with the wave's seed the
+tokens are then the same in every run (exact resume). Verification starts as each group arrives, while the engines
+still generate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.engine import Sampling
+from actors.messages import Problem, RolloutGroup
+from rl.ledger import Ledger
+from rl.source import Source
+
+
+class ServiceFailure(RuntimeError):
+    """An actor died, did not answer in time, or verifiers failed too often: the run cannot go on."""
+
+
+@dataclass
+class Wave:
+    """Where the seconds of a wave went: `generate` until the last completion, `verify` until the last verdict."""
+
+    generate: float = 0.0
+    verify: float = 0.0
+
+
+@dataclass
+class Collected:
+    """A step's groups in the order of their ids; `seen` are all that were generated, filtered ones included."""
+
+    groups: list[RolloutGroup]
+    seen: list[RolloutGroup] = field(default_factory=list)
+    generate_s: float = 0.0
+    verify_s: float = 0.0
+    rounds: int = 0
+
+
+def wave_seed(*parts: int) -> int:
+    """A 63-bit seed from run seed, step, round and engine, unrelated for neighbours."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+async def run_wave(
+    rollouts: Sequence[Any],
+    verifiers: Sequence[Any],
+    problems: Sequence[tuple[int, Problem]],
+    n: int,
+    sampling: Sampling,
+    seed: tuple[int, ...],
+    timeout_s: float,
+    wave: Wave,
+) -> AsyncIterator[RolloutGroup]:
+    """Yield each group once it is verified. Raises ServiceFailure naming the actor that died or did not answer."""
+    started, verdicts = time.perf_counter(), asyncio.Queue()
+    next_verifier = itertools.cycle(verifiers)
+
+    async def judge(reference: Any) -> None:
+        try:
+            await verdicts.put(await next(next_verifier).verify_group.remote(reference))
+        except Exception as error:
+            await verdicts.put(error)
+
+    async def drive(index: int, share: Sequence[tuple[int, Problem]]) -> None:
+        stream = rollouts[index].generate.options(num_returns="streaming").remote(
+            share, n, sampling, wave_seed(*seed, index)
+        )
+        try:
+            async for reference in stream:
+                tasks.append(asyncio.create_task(judge(reference)))
+        except Exception as error:
+            await verdicts.put(error)
+        wave.generate = time.perf_counter() - started
+
+    shares = [problems[i :: len(rollouts)] for i in range(len(rollouts))]
+    tasks = [asyncio.create_task(drive(i, share)) for i, share in enumerate(shares) if share]
+    try:
+        for _ in range(len(problems)):
+            item = await asyncio.wait_for(verdicts.get(), timeout_s)
+            if isinstance(item, Exception):
+                raise _failure(item) from item
+            yield item
+        wave.verify = time.perf_counter() - started - wave.generate
+    except TimeoutError:
+        late = f"no group came back within engine.timeout_s={timeout_s} s: a rollout or verifier hangs"
+        raise ServiceFailure(late) from None
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _failure(error: Exception) -> Exception:
+    from ray.exceptions import RayActorError, RayTaskError
+
+    cause = getattr(error, "cause", None) or error
+    if isinstance(error, RayActorError):
+        return ServiceFailure(f"an actor died: {' '.join(str(error).split())[:300]}")
+    if isinstance(error, RayTaskError) and type(cause).__name__ == "PromptTooLong":
+        from conf.errors import UserError
+
+        return UserError(str(cause))
+    return ServiceFailure(f"generation or verification failed: {cause!r}"[:500])
+
+
+class Dispatcher:
+    """Collects the groups of one training step, refilling those that carry no signal."""
+
+    def __init__(
+        self,
+        source: Source,
+        ledger: Ledger,
+        rollouts: Sequence[Any],
+        verifiers: Sequence[Any],
+        *,
+        group_size: int,
+        sampling: Sampling,
+        refill_rounds: int,
+        seed: int,
+        timeout_s: float,
+        keep: Callable[[RolloutGroup], str],
+    ):
+        """`keep(group)` is "" for a group worth training on, else the reason why it is filtered."""
+        self._source, self._ledger = source, ledger
+        self._rollouts, self._verifiers = rollouts, verifiers
+        self._group_size, self._sampling = group_size, sampling
+        self._rounds, self._seed, self._timeout_s = 1 + refill_rounds, seed, timeout_s
+        self._keep = keep
+
+    async def collect(self, step: int, version: int, progress: Callable[[int, int], None]) -> Collected:
+        """Dispatch within the ledger's capacity, round by round, and return what `version` may be trained on.
+
+        A cancelled or failed call leaves no group running in the ledger: what did not come back is failed.
+        """
+        result, started = Collected([]), time.perf_counter()
+        for round_number in range(self._rounds):
+            wanted = self._ledger.capacity(step)
+            if not wanted:
+                break
+            problems = [(self._ledger.dispatch(version), p) for p in self._source.take(wanted)]
+            result.rounds += 1
+            wave = Wave()
+            try:
+                await self._round(problems, (self._seed, step, round_number), wave, result, progress)
+            finally:
+                for group_id in list(self._ledger.running):
+                    self._ledger.drop(group_id, "failed", "did not come back")
+            result.generate_s += wave.generate
+            result.verify_s += wave.verify
+        result.groups = self._ledger.consume(version)
+        self._ledger.close_step(step)
+        self._ledger.check()
+        result.seen.sort(key=lambda g: g.group_id)
+        result.verify_s = min(result.verify_s, time.perf_counter() - started)
+        return result
+
+    async def _round(self, problems, seed, wave, result: Collected, progress) -> None:
+        waves = run_wave(
+            self._rollouts, self._verifiers, problems, self._group_size, self._sampling, seed, self._timeout_s, wave
+        )
+        done = 0
+        async for group in waves:
+            result.seen.append(group)
+            reason = self._keep(group)
+            if reason:
+                self._ledger.drop(group.group_id, "filtered", reason)
+            else:
+                self._ledger.accept(group)
+            done += 1
+            progress(done, len(problems))

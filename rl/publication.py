@@ -1,0 +1,48 @@
+"""Weight publication: from the learners to every rollout engine, with a deadline and the names of who did not answer.
+
+Today through Ray's object store (shared memory on one host, a copy to each node otherwise).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rl.dispatcher import ServiceFailure
+
+
+async def publish(learners: Sequence[Any], rollouts: Sequence[Any], version: int, timeout_s: float) -> float:
+    """Load the learners' weights as policy `version` into every engine; returns seconds.
+
+    Exporting is a collective, so every learner is asked; rank 0 holds the result. Raises ServiceFailure, naming the
+    actors that failed or did not answer in time: an engine that missed an update must not generate.
+    """
+    started = time.perf_counter()
+    exports = [learner.weights.remote() for learner in learners]
+    await within(exports, [f"learner-{i}" for i in range(len(exports))], timeout_s, "export weights")
+    loads = [rollout.load.remote(exports[0], version) for rollout in rollouts]
+    await within(loads, [f"rollout-{i}" for i in range(len(loads))], timeout_s, "load weights")
+    return time.perf_counter() - started
+
+
+async def within(references: Sequence[Any], names: Sequence[str], timeout_s: float, what: str) -> list[Any]:
+    """The results of remote calls, or ServiceFailure with the names of those that failed or were late."""
+
+    async def wait(reference: Any) -> Any:
+        return await reference
+
+    tasks = [asyncio.create_task(wait(r)) for r in references]
+    if tasks:  # the first failure is the cause: those that then hang in a collective are its victims
+        await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+    failed = [(n, t.exception()) for t, n in zip(tasks, names, strict=True) if t.done() and t.exception() is not None]
+    late = [name for task, name in zip(tasks, names, strict=True) if not task.done()]
+    for task in tasks:
+        task.cancel()
+    if failed:
+        name, error = failed[0]
+        raise ServiceFailure(f"{name} failed to {what}: {' '.join(str(error).split())[-300:]}") from error
+    if late:
+        raise ServiceFailure(f"{', '.join(late)} did not {what} within {timeout_s} s")
+    return [task.result() for task in tasks]

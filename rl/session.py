@@ -1,0 +1,238 @@
+"""A training run from start to report: actors up, evaluation before, the loop, evaluation after; what is saved when.
+
+Nothing already computed is lost: metrics are flushed every step, checkpoints are renamed into place, ctrl-C ends
+after the step in progress (twice: at once) and says how to go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from actors.engine import Sampling
+from conf.checks import check_model_dir, check_run_dir
+from conf.schema import Config
+from rl.checkpoint import RunFolder, open_run, read_json, write_json
+from rl.cluster import Cluster, create_learners, create_rollouts, create_verifiers, start_actors, start_ray
+from rl.dispatcher import ServiceFailure
+from rl.evaluation import Evaluation, evaluate
+from rl.metrics import MetricsLog
+from rl.progress import Progress, before_after_table
+from rl.publication import publish, within
+from rl.report.machine import describe_machine
+from rl.source import Source, heldout
+from rl.trainer import Trainer
+
+
+class Interrupted(Exception):
+    """The user asked to stop."""
+
+
+class Session:
+    """One call of mode=train."""
+
+    def __init__(self, cfg: Config, folder: RunFolder, cluster: Cluster, source: Source, progress: Progress):
+        self.cfg, self.folder, self.cluster, self.progress = cfg, folder, cluster, progress
+        self.trainer = Trainer(cfg, cluster, source)
+        self.metrics = MetricsLog(folder.path)
+        self.problems = heldout(cfg, cfg.eval.problems, cfg.eval.seed)
+        self.started = time.time()
+        self.summary: dict[str, Any] = {}
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """The whole run; raises Interrupted after the state was saved, ServiceFailure where an actor failed."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._interrupt, asyncio.current_task())
+        try:
+            self.progress.phase("starting vLLM, verl's learner and the verifiers (about half a minute)")
+            await start_actors(self.cfg, self.cluster, self.progress.note)
+            await self._restore()
+            self.summary["eval_before"] = await self._evaluate("before")
+            await self._train()
+            self.summary["eval_after"] = await self._evaluate("after")
+        except asyncio.CancelledError:
+            if not self._stop.is_set():
+                raise
+            raise Interrupted from None
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+            self.metrics.close()
+
+    def write_summary(self, interrupted: bool) -> Path:
+        """summary.json, with the wall time of all the run's sessions together."""
+        path, trainer = self.folder.path / "summary.json", self.trainer
+        earlier = (read_json(path) or {}).get("wall_s", 0.0) if self.folder.resumed else 0.0
+        checkpoints = self.folder.checkpoints()
+        write_json(
+            path,
+            {
+                "run": self.folder.path.name,
+                "recipe": self.cfg.recipe,
+                "model": self.cfg.model.path,
+                "steps": trainer.completed,
+                "wall_s": earlier + time.time() - self.started,
+                "interrupted": interrupted,
+                "machine": describe_machine(),
+                "policy_version": trainer.version,
+                "checkpoint": str(checkpoints[-1][1].relative_to(self.folder.path)) if checkpoints else "",
+                **self.summary,
+            },
+        )
+        return path
+
+    async def save(self) -> None:
+        """A checkpoint of the step just completed (a collective of all learners)."""
+        trainer = self.trainer
+        aside = self.folder.new_checkpoint(trainer.completed)
+        calls = [learner.save.remote(str(aside)) for learner in self.cluster.learners]
+        names = [f"learner-{i}" for i in range(len(calls))]
+        await within(calls, names, self.cfg.engine.timeout_s, "save a checkpoint")
+        self.folder.commit(aside, trainer.completed, trainer.state_dict(), self.cfg.run.keep)
+
+    async def _restore(self) -> None:
+        """Go to the newest checkpoint of a resumed run, and give the engines its weights."""
+        checkpoints = self.folder.checkpoints()
+        if not checkpoints:
+            self.metrics.truncate_after(0)
+            return
+        step, path = checkpoints[-1]
+        self.progress.phase(f"restoring step {step}")
+        calls = [learner.restore.remote(str(path)) for learner in self.cluster.learners]
+        names = [f"learner-{i}" for i in range(len(calls))]
+        await within(calls, names, self.cfg.engine.timeout_s, "restore its checkpoint")
+        self.trainer.load_state_dict(step, read_json(path / "trainer.json"))
+        self.metrics.truncate_after(step)
+        await publish(self.cluster.learners, self.cluster.rollouts, self.trainer.version, self.cfg.engine.timeout_s)
+        self.progress.note(f"resumed {self.folder.path.name} after step {step}, policy version {self.trainer.version}")
+
+    async def _train(self) -> None:
+        cfg, trainer = self.cfg, self.trainer
+        self.progress.phase(None)
+        while trainer.completed < cfg.rl.steps:
+            metrics = await trainer.step()
+            step = metrics["step"]
+            if cfg.eval.every and step % cfg.eval.every == 0 and step < cfg.rl.steps:
+                result = await self._sample(f"evaluating after step {step}")
+                metrics["eval/pass@1"] = result.summary["overall"]["pass@1"]
+                write_samples(self.folder.path, f"step_{step:05d}", result.rows)
+                self.progress.phase(None)
+            self.metrics.log(step, metrics)
+            self.progress.step(metrics)
+            due = cfg.run.save_every and step % cfg.run.save_every == 0
+            if due or step == cfg.rl.steps or self._stop.is_set():
+                await self.save()
+            if self._stop.is_set():
+                raise Interrupted
+
+    async def _evaluate(self, when: str) -> dict[str, Any]:
+        """Evaluate once a run: a resumed one keeps what was measured."""
+        path = self.folder.path / f"eval_{when}.json"
+        known = read_json(path)
+        if known is not None and (when == "before" or known["steps"] == self.trainer.completed):
+            return known["summary"]
+        if when == "before" and self.trainer.completed:
+            return {}  # the first policy is gone; a checkpoint without an evaluation is an interrupted evaluation
+        result = await self._sample(f"evaluating {when} training: {len(self.problems)} held-out problems")
+        write_samples(self.folder.path, when, result.rows)
+        write_json(path, {"steps": self.trainer.completed, "summary": result.summary})
+        return result.summary
+
+    async def _sample(self, phase: str) -> Evaluation:
+        e = self.cfg.eval
+        self.progress.phase(phase)
+        sampling = Sampling(e.temperature, e.top_p, -1, self.cfg.sampling.max_tokens)
+        return await evaluate(
+            self.cluster.rollouts,
+            self.cluster.verifiers,
+            self.problems,
+            e.samples,
+            sampling,
+            e.seed,
+            self.cfg.engine.timeout_s,
+            self.progress.advance,
+        )
+
+    def _interrupt(self, task: asyncio.Task) -> None:
+        """First ctrl-C: finish the step in progress (an evaluation or the start ends at once). Second: now."""
+        training = self.trainer.completed > 0 or self.summary.get("eval_before")
+        if self._stop.is_set() or not training or self.trainer.completed >= self.cfg.rl.steps:
+            self._stop.set()
+            task.cancel()
+            return
+        self._stop.set()
+        self.progress.note("stopping after this step and saving (ctrl-C again: stop at once)")
+
+
+def write_samples(run_dir: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    """samples/NAME.parquet, as `datasets` and pandas read it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = run_dir / "samples"
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+
+
+def run_training(cfg: Config) -> int:
+    """mode=train. Exit code 0; 130 after ctrl-C; 3 where an actor failed (the run can be resumed)."""
+    from rich.console import Console
+
+    check_model_dir(cfg.model.path)
+    source = Source(cfg)  # a broken row is told before anything is started
+    check_run_dir(cfg.run.dir)
+    cluster = start_ray(cfg)
+    try:
+        folder = open_run(cfg)
+        folder.point_latest()
+        model = cfg.model.path
+        create_rollouts(cfg, cluster, model)
+        create_verifiers(cfg, cluster)
+        create_learners(cfg, cluster, model, cfg.rl.steps * cfg.rl.updates_per_step)
+        title = f"run {folder.path.name} · {model} · dashboard {cluster.dashboard or 'off'}"
+        done = folder.checkpoints()[-1][0] if folder.checkpoints() else 0
+        with Progress(cfg.rl.steps, title, start_step=done) as progress:
+            return _conclude(cfg, Session(cfg, folder, cluster, source, progress), Console())
+    finally:
+        cluster.stop()
+
+
+def _conclude(cfg: Config, session: Session, console: Any) -> int:
+    """Run the session and tell how it ended, with the command that goes on from there."""
+    code, shown = 0, session.folder.path
+    with contextlib.suppress(ValueError):
+        shown = shown.relative_to(Path.cwd())
+    resume = f"python main.py recipe={shown}/config.yaml run.resume={shown}"
+    try:
+        asyncio.run(session.run())
+    except Interrupted:
+        code = 130
+        session.progress.note(f"interrupted after step {session.trainer.completed}; go on with: {resume}")
+    except ServiceFailure as error:
+        code = 3
+        session.progress.note(f"stopped after step {session.trainer.completed}: {error}\ngo on with: {resume}")
+    session.write_summary(interrupted=code != 0)
+    _report(session, console, shown, code)
+    return code
+
+
+def _report(session: Session, console: Any, shown: Path, code: int) -> None:
+    from rl.report import write_report
+
+    session.progress.phase("writing the report")
+    report = write_report(session.folder.path)
+    session.progress.phase(None)
+    session.progress.__exit__(None, None, None)
+    if code == 0:
+        console.print(before_after_table(read_json(session.folder.path / "summary.json")))
+        best = session.folder.checkpoints()[-1][1].relative_to(session.folder.path)
+        # not wrapped: a path in two pieces cannot be copied
+        console.print(f"report:      {shown / report.name}", soft_wrap=True)
+        console.print(f"checkpoint:  {shown / best / 'hf'}  (loads in transformers and vLLM)", soft_wrap=True)
+        console.print("serve it:    make serve  (OpenAI-compatible, http://127.0.0.1:8000/v1)")
+
+

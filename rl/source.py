@@ -1,0 +1,104 @@
+"""What to ask next: an endless, seeded stream of training problems whose position survives a restart."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from actors.messages import Problem
+from conf.errors import UserError
+from conf.schema import Config
+from rl.problems.schema import load_problems, problem_from_row
+
+GYM_BLOCK = 512  # rows that reasoning_gym generates at a time
+
+
+class Source:
+    """`take(n)` gives the next n training problems; the same configuration gives the same stream.
+
+    Raises UserError for missing files, broken rows (data.on_bad_row=refuse), and sources without any problem.
+    """
+
+    def __init__(self, cfg: Config):
+        self._cfg, self.position, self.rejects = cfg, 0, []
+        self._stream = self._open()
+
+    def take(self, count: int) -> list[Problem]:
+        self.position += count
+        return list(itertools.islice(self._stream, count))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position saved by `state_dict`, from the start of the stream."""
+        self._stream, self.position = self._open(), 0
+        for _ in itertools.islice(self._stream, state["position"]):
+            self.position += 1
+
+    def _open(self) -> Iterator[Problem]:
+        data = self._cfg.data
+        if data.source == "starter":
+            from rl.problems import starter
+
+            rows = starter.problems("train", data.seed, 10**9, data.domains or None)
+            return (problem_from_row(row) for row in rows)
+        if data.source == "reasoning_gym":
+            return _of_domains(self._gym(), data.domains)
+        problems, self.rejects = load_problems(_files(data.train, "data.train"), data.on_bad_row)
+        chosen = [p for p in problems if not data.domains or p.domain in data.domains]
+        if not chosen:
+            raise UserError("data.train holds no problem of data.domains: give other files or leave data.domains empty")
+        return self._epochs(chosen)
+
+    def _gym(self) -> Iterator[Problem]:
+        from rl.problems import reasoning_gym
+
+        data = self._cfg.data
+        for block in itertools.count():
+            for row in reasoning_gym.rows(data.tasks, "train", _gym_seed(data.seed, block), GYM_BLOCK):
+                yield problem_from_row(row)
+
+    def _epochs(self, problems: list[Problem]) -> Iterator[Problem]:
+        for epoch in itertools.count():
+            order = list(problems)
+            random.Random(f"{self._cfg.data.seed}/{epoch}").shuffle(order)
+            yield from order
+
+
+def _gym_seed(seed: int, block: int) -> int:
+    """A seed of its own for each block: those of two of our seeds share none for half a million rows."""
+    return (seed * 997 + block) % 20_000  # times the library's stride, it still fits into numpy's 32 bits
+
+
+def heldout(cfg: Config, count: int, seed: int) -> list[Problem]:
+    """`count` held-out problems, the same for the same arguments; all there are where files hold fewer."""
+    data = cfg.data
+    if data.source == "starter":
+        from rl.problems import starter
+
+        rows = starter.problems("heldout", seed, count, data.domains or None)
+        return [problem_from_row(row) for row in rows]
+    if data.source == "reasoning_gym":
+        from rl.problems import reasoning_gym
+
+        found = (problem_from_row(row) for row in reasoning_gym.rows(data.tasks, "heldout", seed, count))
+        return list(_of_domains(found, data.domains))
+    problems, _ = load_problems(_files(data.heldout, "data.heldout"), data.on_bad_row)
+    chosen = list(_of_domains(iter(problems), data.domains))
+    if not chosen:
+        raise UserError("data.heldout holds no problem of data.domains: give other files or leave data.domains empty")
+    random.Random(seed).shuffle(chosen)
+    return chosen[:count]
+
+
+def _of_domains(problems: Iterator[Problem], domains: list[str]) -> Iterator[Problem]:
+    return (p for p in problems if not domains or p.domain in domains)
+
+
+def _files(paths: list[str], key: str) -> list[str]:
+    if not paths:
+        raise UserError(f"data.source=files needs {key}=[FILE,...]: .jsonl or .parquet in Guru's schema")
+    return paths
