@@ -1,0 +1,106 @@
+"""mode=serve, and what `serve run deployments:app` finds: the application of a configuration, started and stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+from actors import watchdog
+from conf.checks import check_model_dir, check_port
+from conf.errors import UserError
+from conf.schema import Config
+from deployments.graph import build, make_plan
+from deployments.limits import check_address, load_keys
+
+log = logging.getLogger("raythink.serve")
+
+NAME, POLL_S = "raythink", 0.2
+
+
+def application(cfg: Config) -> Any:
+    """The Serve Application of a configuration; Ray need not run yet. Raises UserError."""
+    _environment()
+    if cfg.engine.kind == "vllm" and not cfg.serve.follow:
+        check_model_dir(cfg.model.path)
+    plan = make_plan(cfg, _cuda(cfg))
+    for role, spec in plan.engines.items():
+        what = f"{spec.vllm.model_path} (policy version {spec.version})" if spec.vllm else f"{spec.name} {spec.url}"
+        log.info("%s: %s, %s", role, spec.kind, what)
+    return build(cfg, plan)
+
+
+def run(cfg: Config) -> int:
+    """mode=serve: starts a local Ray (or joins ray.address), serves until ctrl-C, and stops what it started."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    check_address(cfg.serve.host, load_keys(os.environ))
+    check_port(cfg.serve.host, cfg.serve.port, "serve.port")
+    app = application(cfg)
+    watchdog.start()
+    import ray
+    from ray import serve
+
+    options: dict[str, Any] = {"address": cfg.ray.address} if cfg.ray.address else {"include_dashboard": False}
+    ray.init(logging_level=logging.ERROR, log_to_driver=False, namespace="raythink", **options)
+    try:
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        log.info("starting the deployments (about half a minute on two cores)")
+        serve.start(
+            http_options={"host": cfg.serve.host, "port": cfg.serve.port}, logging_config={"log_level": "ERROR"}
+        )
+        target = serve.RunTarget(app, name=NAME, route_prefix="/")
+        serve.run_many([target], wait_for_applications_running=False)
+        _follow_start(serve)
+        url = f"http://{cfg.serve.host}:{cfg.serve.port}"
+        log.info("ready: the page at %s, the API at %s/v1 (ctrl-C stops)", url, url)
+        _until_interrupted()
+        return 130
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def _follow_start(serve: Any) -> None:
+    """Log each deployment as it becomes ready, until all are. Raises UserError where the start failed."""
+    ready: set[str] = set()
+    while True:
+        status = serve.status().applications[NAME]
+        if status.status == "DEPLOY_FAILED":
+            reason = next((d.message for d in status.deployments.values() if d.message), status.message)
+            raise UserError(
+                f"the service did not start: {reason.strip().splitlines()[-1] if reason else status.status}"
+            )
+        for name, deployment in status.deployments.items():
+            if deployment.status == "HEALTHY" and name not in ready:
+                ready.add(name)
+                log.info("%s is ready", name)
+        if status.status == "RUNNING":
+            return
+        time.sleep(POLL_S)
+
+
+def _until_interrupted() -> None:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+
+
+def _environment() -> None:
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _cuda(cfg: Config) -> bool:
+    """Whether the engine computes on a GPU: as model.device says, and this machine has."""
+    from conf.machine import this_machine
+
+    gpus = len(this_machine().gpu_bytes)
+    if cfg.model.device == "cuda" and not gpus:
+        raise UserError("model.device=cuda, but this machine has no GPU: use model.device=cpu or auto")
+    return cfg.model.device != "cpu" and gpus > 0
