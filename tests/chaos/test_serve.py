@@ -1,0 +1,105 @@
+"""`python main.py mode=serve` as a user runs it: it answers, follows a run, survives kills, and ends with ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+STARTER = ROOT / "assets" / "starter"
+START_S = 600  # shared machines can be ten times slower than idle ones
+QUESTION = {"messages": [{"role": "user", "content": "What is 12 + 30?"}], "max_tokens": 96}
+
+
+class Service:
+    def __init__(self, folder: Path):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.log = folder / "serve.log"
+        words = [f"serve.port={self.port}", f"serve.follow={folder / 'run'}", f"run.dir={folder}"]
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "main.py", "mode=serve", *words],
+                cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            )
+
+    def ask(self, path: str, body: dict | None = None, timeout: float = 240) -> dict:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode() if body else None,
+            {"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return json.load(response)
+
+    def answer(self, **extra) -> dict:
+        return self.ask("/v1/chat/completions", {**QUESTION, **extra})
+
+    def wait(self, condition, seconds: float, what: str) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, f"ended early:\n{self.log.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, f"{what} did not happen:\n{self.log.read_text()[-3000:]}"
+            time.sleep(0.2)
+
+    def healthy(self) -> bool:
+        try:
+            return self.ask("/health", timeout=10) == {"status": "ok"}
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def replica(self, name: str) -> psutil.Process:
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        return next(p for p in family if f"raythink:{name}" in " ".join(p.cmdline()))
+
+
+@pytest.mark.usefixtures("alone")
+def test_it_answers_follows_a_run_survives_kills_and_ends(tmp_path):
+    (tmp_path / "run").mkdir()
+    service = Service(tmp_path)
+    family = []
+    try:
+        service.wait(service.healthy, START_S, "health")
+        whole = service.answer(seed=1, raythink={"explain": True})
+        assert whole["choices"][0]["message"]["content"] and whole["system_fingerprint"] == "v0"
+        assert len(whole["raythink"]["candidates"]) == 3
+        assert whole["usage"]["completion_tokens"] >= sum(c["tokens"] for c in whole["raythink"]["candidates"]) > 0
+
+        aside = shutil.copytree(STARTER, tmp_path / "aside" / "hf").parent
+        (tmp_path / "run" / "checkpoints").mkdir()
+        aside.rename(tmp_path / "run" / "checkpoints" / "step_7")
+        service.wait(lambda: service.answer()["system_fingerprint"] == "v7", 120, "the new checkpoint")
+
+        with ThreadPoolExecutor(4) as pool:
+            for name in ("solver-engine", "verifier", "planner", "gateway"):
+                running = [] if name == "gateway" else [pool.submit(service.answer) for _ in range(3)]
+                victim = service.replica(name)
+                victim.kill()
+                victim.wait(60)
+                for future in running:  # asked before and after: none is lost
+                    assert future.result()["choices"][0]["message"]["content"]
+                service.wait(service.healthy, 240, f"health after the death of {name}")
+                assert service.answer()["choices"][0]["finish_reason"] == "stop"
+
+        family = psutil.Process(service.process.pid).children(recursive=True)
+        os.kill(service.process.pid, signal.SIGINT)
+        assert service.process.wait(120) == 130
+        _, alive = psutil.wait_procs(family, timeout=60)
+        assert not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        assert "Traceback" not in service.log.read_text()
+    finally:
+        if service.process.poll() is None:
+            service.process.kill()  # its watchdog ends the rest
