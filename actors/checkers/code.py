@@ -130,18 +130,15 @@ def _run_program(
     """The first failing test of a stdin/stdout program, or None. Each test is a fresh process."""
     if len(inputs) != len(outputs) or not inputs:
         raise BadTruth(f"{len(inputs)} inputs and {len(outputs)} outputs")
-    deadline = time.monotonic() + tools.code_budget_s
+    left = tools.code_budget_s
     for number, (given, wanted) in enumerate(zip(inputs, outputs, strict=True), 1):
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
+        if left <= 0:
             return f"test {number}: time limit of all tests exceeded"
+        limit = min(tools.code_timeout_s, left)
         result = tools.run(
-            program,
-            _as_text(given),
-            timeout_s=min(tools.code_timeout_s, remaining),
-            memory_mb=tools.memory_mb,
-            output_limit=tools.output_limit,
+            program, _as_text(given), timeout_s=limit, memory_mb=tools.memory_mb, output_limit=tools.output_limit
         )
+        left -= min(result.seconds, limit)  # beyond its limit a run had only what the machine had kept from it
         if result.status != "ok":
             return f"test {number}: {describe(result)}"
         if not same_text(_as_text(wanted), result.stdout.decode(errors="replace")):

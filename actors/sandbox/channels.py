@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import selectors
-import time
 from typing import Final
 
+from actors.sandbox.deadline import Deadline
 from actors.sandbox.result import RunStatus
 
 CHUNK: Final = 1 << 16
@@ -51,15 +51,17 @@ class Channels:
             os.close(self.host.popitem()[1])
         self.selector.close()
 
-    def serve(self, exit_fd: int, deadline: float) -> RunStatus:
-        """Feed and read until `exit_fd` (a pidfd) is ready, a limit is reached, or the monotonic deadline passes."""
+    def serve(self, exit_fd: int, deadline: Deadline) -> RunStatus:
+        """Feed and read until `exit_fd` (a pidfd) is ready, a limit is reached, or the deadline passes.
+
+        What happened until then counts, also where this process was the one that had to wait.
+        """
         self.selector.register(exit_fd, selectors.EVENT_READ, "exit")
         while True:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                return "timeout"
+            remaining = deadline.remaining(exit_fd)
+            ready = self.selector.select(remaining)
             ended = False
-            for key, _ in self.selector.select(remaining):
+            for key, _ in ready:
                 if key.data == "exit":
                     ended = True
                 elif key.data in self.pending:
@@ -70,6 +72,8 @@ class Channels:
                 return "output_limit"
             if ended:
                 return self._drain()
+            if not remaining:
+                return "timeout"
 
     def _full(self) -> bool:
         return any(len(buffer) > self.limit for buffer in self.buffers.values())

@@ -16,7 +16,6 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 from actors.sandbox import syscalls
 from actors.sandbox.cgroups import Cgroup
 from actors.sandbox.channels import INPUTS, OUTPUTS, Channels
+from actors.sandbox.deadline import Deadline
 from actors.sandbox.process import interpreter
 from actors.sandbox.result import MAX_PROCESSES, Request, RunResult, RunStatus
 from conf.errors import UserError
@@ -212,9 +212,9 @@ class Jail:
         self._cgroup.allow_memory(request.memory_mb)
         channels = Channels(request.packed(), request.input, request.output_limit)
         folder = _TMP if zygote.private_root else tempfile.mkdtemp(prefix="raythink-run-")
-        started = time.monotonic()
+        deadline = Deadline(request.timeout_s)
         try:
-            status = _serve(zygote, folder, channels, started + request.timeout_s)
+            status = _serve(zygote, folder, channels, deadline)
             with nullcontext() if status == "ok" else self._cgroup.unthrottled():
                 exit_code = zygote.end()
         except BaseException:  # the run is in an unknown state, and the zygote with it
@@ -224,7 +224,7 @@ class Jail:
             channels.close()
             if not zygote.private_root:
                 shutil.rmtree(folder, ignore_errors=True)
-        return request.result(status, exit_code, channels.output, time.monotonic() - started)
+        return request.result(status, exit_code, channels.output, deadline.seconds)
 
     def close(self) -> None:
         """End the zygote and remove its cgroup."""
@@ -238,7 +238,7 @@ class Jail:
         self.close()
 
 
-def _serve(zygote: Zygote, folder: str, channels: Channels, deadline: float) -> RunStatus:
+def _serve(zygote: Zygote, folder: str, channels: Channels, deadline: Deadline) -> RunStatus:
     exit_fd = zygote.start(folder, channels)
     try:
         return channels.serve(exit_fd, deadline)

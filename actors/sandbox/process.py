@@ -15,13 +15,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from actors.sandbox.channels import Channels
+from actors.sandbox.deadline import MOST, Deadline
 from actors.sandbox.result import Request, RunResult, RunStatus
 
 # The program writes STARTED before anything of the run happens. The alarm is a backstop for when the host dies; the
@@ -78,17 +78,16 @@ def execute(request: Request, wrapper: Sequence[str], **options: Any) -> RunResu
     `options` are those of Popen. Raises OSError if the interpreter does not start.
     """
     channels = Channels(request.packed(), request.input, request.output_limit)
-    started = time.monotonic()
+    deadline = Deadline(request.timeout_s)
     try:
-        process = _start(channels, wrapper, int(request.timeout_s) + 2, **options)
-        status = _serve(process, channels, started + request.timeout_s)
+        process = _start(channels, wrapper, int(MOST * request.timeout_s) + 2, **options)
+        status = _serve(process, channels, deadline)
     finally:
         channels.close()
-    seconds = time.monotonic() - started
     if status == "ok" and process.returncode != 0 and not channels.output["reports"].startswith(STARTED):
         reason = channels.output["stderr"].decode(errors="replace").strip()[-500:]
         raise OSError(f"the sandboxed interpreter did not start: {reason or process.returncode}")
-    return request.result(status, process.returncode, channels.output, seconds)
+    return request.result(status, process.returncode, channels.output, deadline.seconds)
 
 
 def _start(channels: Channels, wrapper: Sequence[str], alarm_s: int, **options: Any) -> subprocess.Popen[bytes]:
@@ -108,7 +107,7 @@ def _start(channels: Channels, wrapper: Sequence[str], alarm_s: int, **options: 
     return process
 
 
-def _serve(process: subprocess.Popen[bytes], channels: Channels, deadline: float) -> RunStatus:
+def _serve(process: subprocess.Popen[bytes], channels: Channels, deadline: Deadline) -> RunStatus:
     """Serve the pipes until the process ends; then kill whatever is left of its group."""
     exit_fd = os.pidfd_open(process.pid)
     try:
