@@ -1,4 +1,4 @@
-"""The one entry: python main.py mode=sft|train|eval|verify|prepare|serve [recipe=NAME] [key=value ...]
+"""The one entry: python main.py mode=sft|train|eval|verify|prepare|serve|pipeline [recipe=NAME] [key=value ...]
 
 `--help` lists modes, recipes and keys; `--dry-run` shows the configuration and the actors it needs.
 Exit codes: 0 done, 1 a bug (with its traceback), 2 a mistake in what was asked (one line), 130 interrupted.
@@ -20,6 +20,7 @@ MODE_MODULES = {
     "eval": "rl.evaluation",
     "verify": "actors.verify_files",
     "serve": "deployments.command",
+    "pipeline": "rl.pipeline",
 }
 PACKAGES = ("omegaconf", "yaml", "numpy", "torch", "transformers", "ray", "vllm", "pyarrow", "rich", "psutil")
 
@@ -64,7 +65,12 @@ def _dry_run(cfg) -> str:
 
     machine = this_machine()
     has = (machine.cpus, len(machine.gpu_bytes), machine.memory_bytes, min(machine.gpu_bytes, default=0))
-    return f"{to_yaml(cfg)}\n{format_plan(cfg, resource_plan(cfg, *has), *has)}"
+    if cfg.mode != "pipeline":
+        return f"{to_yaml(cfg)}\n{format_plan(cfg, resource_plan(cfg, *has), *has)}"
+    from rl.pipeline import stage_configs
+
+    plans = [f"stage {name}\n{format_plan(c, resource_plan(c, *has), *has)}" for name, c in stage_configs(cfg).items()]
+    return "\n\n".join([to_yaml(cfg), *plans])
 
 
 def _show(text: str) -> int:

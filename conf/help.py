@@ -7,14 +7,15 @@ from pathlib import Path
 from conf.load import CONF_DIR, names
 from conf.schema import GROUPS, Key, keys
 
-USAGE = "python main.py mode=sft|train|eval|verify|prepare|serve [recipe=NAME] [group=NAME] [key=value ...]"
+USAGE = "python main.py mode=sft|train|eval|verify|prepare|serve|pipeline [recipe=NAME] [group=NAME] [key=value ...]"
 MODE_HELP = {
     "train": "improve a policy by reinforcement learning with verifiable rewards (the default)",
     "sft": "train a policy on worked examples",
     "eval": "measure a policy on held-out problems",
     "verify": "judge a file of answers: verify.input=FILE verify.output=FILE",
     "prepare": "fetch and prepare data (not in this version)",
-    "serve": "serve a policy over HTTP (not in this version)",
+    "serve": "answer over HTTP: a page and an OpenAI-compatible API",
+    "pipeline": "several of these one after the other, with one report: pipeline.stages, recipe=pipeline",
 }
 
 

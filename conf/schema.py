@@ -1,6 +1,6 @@
 """Every key there is, with its type, its default (the starter's value) and one line of help.
 
-Fewer than 100 keys, on purpose: a value that nobody changes belongs in the code that uses it. The classes are plain
+Fewer than 150 keys, on purpose: a value that nobody changes belongs in the code that uses it. The classes are plain
 dataclasses, so that code reads `cfg.rl.steps` with a type; `conf.load` fills them and refuses whatever is not here.
 """
 
@@ -10,7 +10,7 @@ import functools
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar, get_origin, get_type_hints
 
-MODES = ("train", "sft", "eval", "verify", "prepare", "serve")
+MODES = ("train", "sft", "eval", "verify", "prepare", "serve", "pipeline")
 GROUPS = ("model", "data", "engine")
 HEAD_SIZE = 32  # of models made from scratch: the smallest that vLLM's CPU kernels take
 # The same names as actors.messages.DOMAINS, which would drag numpy into every --help (a test compares the two).
@@ -216,6 +216,11 @@ class ServeConfig:
 
 
 @dataclass
+class PipelineConfig:
+    stages: list[str] = key([], "commands in their order, as NAME mode=... key=value; {NAME.hf}: a stage's checkpoint")
+
+
+@dataclass
 class Config:
     mode: str = key("train", "what to do", MODES)
     recipe: str = key("starter", "a name in conf/recipes, or the path of a .yaml file (as of a run's config.yaml)")
@@ -234,6 +239,7 @@ class Config:
     sft: SFTConfig = field(default_factory=SFTConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
 
 
 @dataclass(frozen=True)

@@ -53,15 +53,20 @@ def write_report(run_dir: str | Path) -> Path:
     return path
 
 
-def render(inputs: RunInputs) -> str:
-    """The page as HTML."""
-    environment = Environment(
+def environment() -> Environment:
+    """Where the templates lie, and how they show numbers."""
+    made = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "whole": _whole, "signed": lambda points: f"{points:+.1f}"}
+    made.filters |= {"percent": _percent, "whole": _whole, "signed": lambda points: f"{points:+.1f}"}
+    return made
+
+
+def render(inputs: RunInputs) -> str:
+    """The page as HTML."""
     pairs, outcomes = choose(inputs.before, inputs.after)
     domains, overall = comparison(inputs.summary)
-    return environment.get_template("page.html.j2").render(
+    return environment().get_template("page.html.j2").render(
         name=_name(inputs),
         facts=header(inputs),
         notes=inputs.notes,
