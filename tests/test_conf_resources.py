@@ -74,11 +74,15 @@ def test_memory_follows_the_model_and_what_does_not_fit_is_said(model_dir):
     assert format_plan(cfg, rows, 4, 0, 64 * GIB).endswith("fits")
 
 
-def test_learners_share_the_optimizers_state(model_dir):
-    def learner(*words):
-        return resource_plan(load([f"model.path={model_dir}", *words]), 4, 0, 8 * GIB)[-1].memory_bytes
+def test_learners_on_gpus_share_weights_and_the_optimizers_state_and_replicas_on_cpus_do_not(model_dir):
+    def learner(gpus, *words):
+        return resource_plan(load([f"model.path={model_dir}", *words]), 4, gpus, 8 * GIB)[-1]
 
-    assert learner() - learner("learner.world_size=2") == pytest.approx(8e9, rel=0.01)
+    alone, both = learner(2).gpu_bytes, learner(2, "learner.world_size=2").gpu_bytes
+    assert alone - both == pytest.approx(8e9, rel=0.01)
+    assert learner(0).memory_bytes == learner(0, "learner.world_size=2").memory_bytes
+    adapters = learner(2, "model.lora_rank=2").gpu_bytes
+    assert alone - adapters == pytest.approx(12e9, rel=0.01)  # gradients and moments of the adapters only
 
 
 def test_on_policy_actors_take_turns_on_the_cpus():
