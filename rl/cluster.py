@@ -228,6 +228,10 @@ def create_learners(cfg: Config, cluster: Cluster, model_path: str, total_steps:
         offload=c.offload,
         temperature=cfg.sampling.temperature if cfg.mode == "train" else 1.0,
         entropy=cfg.rl.entropy and cfg.mode == "train",
+        lora_rank=cfg.model.lora_rank,
+        lora_alpha=cfg.model.lora_alpha,
+        ulysses=c.ulysses,
+        reference=cfg.mode == "train" and cfg.rl.kl_coef > 0,
     )
     env = {"OMP_NUM_THREADS": str(c.threads)}
     if os.path.isdir(model_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from actors.verl_engine import prepare_environment
-from rl.objective import ObjectiveSettings, group_advantages, importance_weights, policy_loss, sft_loss
+from rl.objective import ObjectiveSettings, group_advantages, importance_weights, policy_loss, reference_kl, sft_loss
 
 pytestmark = pytest.mark.engine
 
@@ -252,6 +252,48 @@ def test_what_is_masked_cannot_matter(torch):
     torch.testing.assert_close(again, value)
     torch.testing.assert_close(its_gradient, gradient)
     assert its_metrics == pytest.approx(metrics) and not gradient[hidden].any()
+
+
+# --- the KL to the first policy -----------------------------------------------------------------------------------
+
+
+def test_the_kl_equals_verls_low_variance_estimator(verl, torch):
+    generator = torch.Generator().manual_seed(0)
+    new, reference = (torch.randn(5, 9, generator=generator, dtype=torch.float64) * 3 for _ in range(2))
+    new[0, :3], reference[0, :3] = torch.tensor([0.0, -60.0, -3.0]), torch.tensor([-60.0, 0.0, -3.0])  # its bounds
+    ours, theirs = (f.requires_grad_() for f in (new.clone(), new.clone()))
+    one, other = reference_kl(ours, reference), verl.core.kl_penalty(theirs, reference, "low_var_kl")
+    torch.testing.assert_close(one, other)
+    torch.testing.assert_close(*(torch.autograd.grad(x.sum(), f)[0] for x, f in ((one, ours), (other, theirs))))
+    assert (one >= 0).all() and one[0, 2] == 0 and one.max() == 10
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_the_kl_term_is_verls_aggregated_as_the_loss_and_independent_of_the_cut(verl, torch, aggregation):
+    plain = ObjectiveSettings(aggregation=aggregation, horizon=HORIZON)
+    settings = ObjectiveSettings(aggregation=aggregation, horizon=HORIZON, kl_coef=0.3)
+    logprobs, fields = random_batch(torch)
+    fields["reference_logprobs"] = fields["rollout_logprobs"] - 0.4 * fields["mask"]
+    counts = counts_of(fields)
+    with_kl, gradient, metrics = value_and_gradient(torch, settings, logprobs, fields, counts)
+    without, _, _ = value_and_gradient(torch, plain, logprobs, fields, counts)
+    kl = verl.core.kl_penalty(logprobs.detach(), fields["reference_logprobs"], "low_var_kl")
+    expected = verl.core.agg_loss(kl, fields["mask"], aggregation, loss_scale_factor=HORIZON)
+    torch.testing.assert_close(with_kl - without, 0.3 * expected)
+    assert metrics["reference_kl"] == pytest.approx(float((kl * fields["mask"]).sum()))
+    halves = [value_and_gradient(torch, settings, logprobs.detach()[rows].requires_grad_(),
+                                 {n: v[rows] for n, v in fields.items()}, counts)
+              for rows in (slice(0, 4), slice(4, 9))]
+    torch.testing.assert_close(sum(h[0] for h in halves), with_kl)
+    torch.testing.assert_close(torch.cat([h[1] for h in halves]), gradient)
+
+
+def test_a_kl_alone_pulls_back_to_the_first_policy(torch):
+    logprobs, fields = random_batch(torch)
+    fields["advantages"] = fields["advantages"] * 0
+    fields["reference_logprobs"] = logprobs.detach() + fields["mask"]
+    _, gradient, _ = value_and_gradient(torch, ObjectiveSettings(kl_coef=1.0), logprobs, fields, counts_of(fields))
+    assert (gradient[fields["mask"] > 0] < 0).all(), "every likelihood must rise towards the reference's"
 
 
 # --- the supervised loss ------------------------------------------------------------------------------------------
