@@ -140,6 +140,20 @@ def test_a_containers_quota_limits_the_cpus(tmp_path, monkeypatch, quota, cpus):
     assert machine._cpus() == cpus
 
 
+def test_a_runs_folder_stands_for_its_newest_whole_checkpoint(tmp_path, model_dir):
+    run = tmp_path / "runs" / "first"
+    for step, whole in ((9, True), (10, True), (20, False)):
+        folder = run / "checkpoints" / f"step_{step}"
+        folder.mkdir(parents=True)
+        (folder / "hf").symlink_to(model_dir)
+        if whole:
+            (folder / "trainer.json").write_text("{}")
+    assert checks.model_folder(str(run)) == str(run / "checkpoints" / "step_10" / "hf")
+    assert checks.model_folder(str(model_dir)) == str(model_dir)
+    assert checks.model_folder("") == "" and checks.model_folder("Org/Name") == "Org/Name"
+    assert model_stats(load([f"model.path={run}"])).params == 1_000_000_000
+
+
 # --- checks of folders and ports ----------------------------------------------------------------------------------
 
 
