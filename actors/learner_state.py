@@ -80,7 +80,8 @@ def _named(engine: Any) -> list[tuple[str, Any]]:
 def _moments(engine: Any) -> dict[str, Any]:
     """The optimizer's state by parameter and kind. Empty before the first update, and for frozen parameters."""
     state = engine.optimizer.state
-    return {f"{OPTIMIZER}{name}|{kind}": value for name, p in _named(engine) for kind, value in state.get(p, {}).items()}
+    return {f"{OPTIMIZER}{name}|{kind}": value
+            for name, p in _named(engine) for kind, value in state.get(p, {}).items()}
 
 
 def _empty_moments(engine: Any, stored: dict[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+Tensors = Iterator[tuple[str, Any]]
 BASE, A, B = ".base_layer", ".lora_A.default.weight", ".lora_B.default.weight"
 PREFIX = "base_model.model."
 
 
-def merged(parameters: Mapping[str, Any], scale: float, whole: Any = lambda tensor: tensor) -> Iterator[tuple[str, Any]]:
+def merged(parameters: Mapping[str, Any], scale: float, whole: Any = lambda tensor: tensor) -> Tensors:
     """(name in the plain model, weight): W + scale * B A where there is an adapter, else the parameter as it is.
 
     `parameters` are PEFT's, by PEFT's names; `whole` makes a full tensor of a sharded one (a collective).

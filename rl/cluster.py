@@ -141,6 +141,9 @@ def device(cfg: Config) -> str:
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if cfg.model.device == "cuda" and not gpus:
         raise UserError("model.device=cuda, but Ray sees no GPU: use model.device=cpu or auto")
+    if cfg.ray.gpus > gpus:
+        raise UserError(f"ray.gpus={cfg.ray.gpus}, but Ray sees {gpus}: join the whole cluster by ray.address, "
+                        "or lower ray.gpus (--dry-run tells what fits)")
     return "cuda" if uses_gpu(cfg, gpus) else "cpu"
 
 

@@ -1,7 +1,7 @@
 """Rewards to advantages to losses. Pure functions; verl's `core_algos` where it is right, ours where it is not.
 
 Defaults (the design's "Objective"): mean-centred advantages, token-level loss by the global count, clip-higher,
-truncated importance sampling for the engine/learner mismatch, no KL. What differs from verl, and why: a group of one
+truncated importance sampling for the engine/learner mismatch, no KL (rl.kl_coef adds one to the first policy). What differs from verl, and why: a group of one
 has no baseline and gets zero (verl gives it the raw reward); completions without a verdict take no part.
 """
 
@@ -121,8 +121,8 @@ def policy_loss(
     """The policy loss of one micro-batch, to be summed over micro-batches and ranks; see ObjectiveSettings.
 
     `logprobs`, `entropy` and all `fields` (mask, advantages, rollout_logprobs and, with several updates a batch,
-    old_logprobs; with a KL term reference_logprobs) are [b, t]. `counts`: `tokens` and `sequences` learnt from in the whole batch, which the
-    aggregation divides by. Metrics are sums; divide by `counts["tokens"]`.
+    old_logprobs; with a KL term reference_logprobs) are [b, t]. `counts`: `tokens` and `sequences` learnt from in the
+    whole batch, which the aggregation divides by. Metrics are sums; divide by `counts["tokens"]`.
     """
     from verl.trainer.ppo.core_algos import get_policy_loss_fn
 

@@ -134,7 +134,7 @@ class Trainer:
         }
 
     async def _add_logprobs(self, rows: list[dict[str, np.ndarray]], field: str, reference: bool = False) -> None:
-        """The policy's logprobs of every row into `field`; `reference`: those of the policy that training began with."""
+        """The policy's logprobs of every row into `field`; `reference`: those of the first policy."""
         import ray
 
         batch = ray.put(self._batch(rows))
