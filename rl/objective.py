@@ -1,8 +1,9 @@
 """Rewards to advantages to losses. Pure functions; verl's `core_algos` where it is right, ours where it is not.
 
 Defaults (the design's "Objective"): mean-centred advantages, token-level loss by the global count, clip-higher,
-truncated importance sampling for the engine/learner mismatch, no KL (rl.kl_coef adds one to the first policy). What differs from verl, and why: a group of one
-has no baseline and gets zero (verl gives it the raw reward); completions without a verdict take no part.
+truncated importance sampling for the engine/learner mismatch, no KL (rl.kl_coef adds one to the first policy). What
+differs from verl, and why: a group of one has no baseline and gets zero (verl gives it the raw reward); completions
+without a verdict take no part.
 """
 
 from __future__ import annotations
