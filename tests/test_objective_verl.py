@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from actors.verl_engine import prepare_environment
-from rl.objective import ObjectiveSettings, group_advantages, importance_weights, policy_loss, reference_kl, sft_loss
+from rl.objective import (
+    ObjectiveSettings,
+    group_advantages,
+    importance_weights,
+    overlong_punishment,
+    policy_loss,
+    reference_kl,
+    sft_loss,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -83,6 +91,33 @@ def test_a_group_of_one_is_where_we_differ_from_verl(verl, torch, method):
     theirs = verls(verl, torch, rewards, index, method)
     np.testing.assert_allclose(theirs[0], 0.7, rtol=1e-5)  # the raw reward, though nothing was compared
     np.testing.assert_allclose(ours_by_group(rewards, index, method), [0.0, *theirs[1:]], rtol=1e-5)
+
+
+# --- length ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_overlong_punishment_equals_verls_dapo_reward_manager(verl, torch):
+    import numpy
+    from verl import DataProto
+    from verl.workers.reward_manager.dapo import DAPORewardManager
+
+    limit, buffer, lengths = 40, 12, (1, 27, 28, 29, 34, 39, 40)
+    tokenizer = SimpleNamespace(decode=lambda ids, **_: "", eos_token="<e>")
+    options = SimpleNamespace(enable=True, len=buffer, penalty_factor=1.0, log=False)
+    manager = DAPORewardManager(tokenizer, 0, lambda **_: 0.5, max_resp_len=limit, overlong_buffer_cfg=options)
+    attention = torch.ones(len(lengths), 3 + limit, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        attention[row, 3 + length :] = 0
+    rows = len(lengths)
+    data = DataProto.from_dict(
+        {"prompts": torch.ones(rows, 3, dtype=torch.long), "responses": torch.ones(rows, limit, dtype=torch.long),
+         "attention_mask": attention},
+        {"reward_model": numpy.array([{"ground_truth": ""}] * rows, dtype=object),
+         "data_source": numpy.array(["x"] * rows, dtype=object),
+         "extra_info": numpy.array([{} for _ in range(rows)], dtype=object)})
+    theirs = manager(data).sum(-1) - 0.5
+    ours = [overlong_punishment(length, limit, buffer) for length in lengths]
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
 
 
 # --- importance weights and mismatch ------------------------------------------------------------------------------
