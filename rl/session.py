@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.engine import Sampling
-from conf.checks import check_model_dir, check_run_dir, model_folder
+from conf.checks import check_model_dir, check_run_dir
 from conf.schema import Config
 from rl.checkpoint import RunFolder, open_run, read_json, write_json
 from rl.cluster import Cluster, create_learners, create_rollouts, create_verifiers, start_actors, start_ray
@@ -182,8 +182,7 @@ def run_training(cfg: Config) -> int:
     """mode=train. Exit code 0; 130 after ctrl-C; 3 where an actor failed (the run can be resumed)."""
     from rich.console import Console
 
-    cfg.model.path = model_folder(cfg.model.path)
-    check_model_dir(cfg.model.path)
+    cfg.model.path = check_model_dir(cfg.model.path)
     source = Source(cfg)  # a broken row is told before anything is started
     check_run_dir(cfg.run.dir)
     cluster = start_ray(cfg)
