@@ -22,7 +22,8 @@ WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 def check_model_dir(path: str, key: str = "model.path", chat: bool = True) -> str:
     """Checks that `path` is a model folder that loads, or a hub name that can be fetched; returns the one meant.
 
-    A run's folder stands for its newest checkpoint (`model_folder`). `key` names the setting in messages; `chat=False` lets a tokenizer without a chat template through.
+    A run's folder stands for its newest checkpoint (`model_folder`). `key` names the setting in messages; `chat=False`
+    lets a tokenizer without a chat template through.
 
     Raises:
         UserError: the folder, its config.json, weights, tokenizer or chat template is missing or broken, or `path`
