@@ -19,23 +19,21 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 
 
-def check_model_dir(path: str, key: str = "model.path", chat: bool = True) -> str:
-    """Checks that `path` is a model folder that loads, or a hub name that can be fetched; returns the one meant.
+def check_model_dir(path: str, key: str = "model.path", chat: bool = True) -> None:
+    """Checks that `path` is a model folder that loads, or a hub name that can be fetched.
 
-    A run's folder stands for its newest checkpoint (`model_folder`). `key` names the setting in messages; `chat=False`
-    lets a tokenizer without a chat template through.
+    `key` names the setting in messages; `chat=False` lets a tokenizer without a chat template through.
 
     Raises:
         UserError: the folder, its config.json, weights, tokenizer or chat template is missing or broken, or `path`
             is a hub name while HF_HUB_OFFLINE is set and nothing of it is cached.
     """
-    path = model_folder(path)
     folder = Path(path).expanduser()
     if not path:
         raise UserError(f"{key} is empty: give {key}=FOLDER")
     if not folder.exists():
         _check_hub_name(path, key)
-        return path
+        return
     if not folder.is_dir():
         raise UserError(f"{key}={path} is a file: give the folder that holds config.json and the weights")
     _check_config(folder, path, key)
@@ -47,7 +45,6 @@ def check_model_dir(path: str, key: str = "model.path", chat: bool = True) -> st
     if chat and not _has_chat_template(folder, path, key):
         raise UserError(f"{key}={path} has no chat template, as base models have none: use the instruct model, "
                         f"or add chat_template.jinja to {path}")
-    return path
 
 
 def model_folder(path: str) -> str:

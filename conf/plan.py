@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conf.checks import model_folder
 from conf.models import ModelStats, dense_stats, folder_stats, known_stats
 from conf.schema import Config
 
@@ -125,7 +124,7 @@ def model_stats(cfg: Config) -> ModelStats | None:
             "hidden_size": init.hidden_size, "num_hidden_layers": init.layers, "num_attention_heads": init.heads,
             "num_key_value_heads": init.kv_heads, "intermediate_size": init.intermediate_size,
             "vocab_size": init.vocab_size, "tie_word_embeddings": True})
-    return folder_stats(Path(model_folder(cfg.model.path)).expanduser()) or known_stats(cfg.model.path)
+    return folder_stats(Path(cfg.model.path).expanduser()) or known_stats(cfg.model.path)
 
 
 def _rollout_row(cfg: Config, index: int, stats: ModelStats | None, share: float, gpu_bytes: int) -> Row:

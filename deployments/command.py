@@ -25,7 +25,7 @@ def application(cfg: Config) -> Any:
     """The Serve Application of a configuration; Ray need not run yet. Raises UserError."""
     _environment()
     if cfg.engine.kind == "vllm" and not cfg.serve.follow:
-        cfg.model.path = check_model_dir(cfg.model.path)
+        check_model_dir(cfg.model.path)
     plan = make_plan(cfg, _cuda(cfg))
     for role, spec in plan.engines.items():
         what = f"{spec.vllm.model_path} (policy version {spec.version})" if spec.vllm else f"{spec.name} {spec.url}"

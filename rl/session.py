@@ -182,7 +182,7 @@ def run_training(cfg: Config) -> int:
     """mode=train. Exit code 0; 130 after ctrl-C; 3 where an actor failed (the run can be resumed)."""
     from rich.console import Console
 
-    cfg.model.path = check_model_dir(cfg.model.path)
+    check_model_dir(cfg.model.path)
     source = Source(cfg)  # a broken row is told before anything is started
     check_run_dir(cfg.run.dir)
     cluster = start_ray(cfg)

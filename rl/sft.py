@@ -157,7 +157,8 @@ class Tuning:
 def _starting_model(cfg: Config, folder: RunFolder) -> str:
     """model.path, or a seeded model and tokenizer made in the run's folder."""
     if cfg.model.path:
-        return check_model_dir(cfg.model.path)
+        check_model_dir(cfg.model.path)
+        return cfg.model.path
     path = folder.path / "init"
     if not (path / "config.json").is_file():
         from rl.scratch import make_policy

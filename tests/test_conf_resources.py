@@ -149,8 +149,8 @@ def test_a_runs_folder_stands_for_its_newest_whole_checkpoint(tmp_path, model_di
         if whole:
             (folder / "trainer.json").write_text("{}")
     assert checks.model_folder(str(run)) == str(run / "checkpoints" / "step_10" / "hf")
-    assert checks.check_model_dir(str(run)) == checks.model_folder(str(run))
-    assert checks.check_model_dir(str(model_dir)) == checks.model_folder(str(model_dir)) == str(model_dir)
+    assert checks.model_folder(str(model_dir)) == str(model_dir)
+    assert load([f"model.path={run}"]).model.path == checks.model_folder(str(run))
     assert checks.model_folder("") == "" and checks.model_folder("Org/Name") == "Org/Name"
     assert model_stats(load([f"model.path={run}"])).params == 1_000_000_000
 

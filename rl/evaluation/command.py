@@ -36,7 +36,7 @@ def interval(rows: list[dict[str, Any]], seed: int = 0) -> tuple[float, float]:
 
 
 def run_command(cfg: Config) -> int:
-    cfg.model.path = check_model_dir(cfg.model.path)
+    check_model_dir(cfg.model.path)
     problems = heldout(cfg, cfg.eval.problems, cfg.eval.seed)
     check_run_dir(cfg.run.dir)
     cluster, started = start_ray(cfg), time.time()
