@@ -36,7 +36,7 @@ def learners(live):
     """`one` has all weights, `two` share each tensor, `adapters` train LoRA on packed sequences."""
     import ray
 
-    common = {"lr": 1e-3, "schedule": "cosine", "total_steps": 20, "weight_decay": 0.1}
+    common = {"lr": 3e-4, "schedule": "cosine", "total_steps": 20, "weight_decay": 0.1}
     wanted = {
         "one": (EngineSettings(STARTER, reference=True, **common), 1),
         "two": (EngineSettings(STARTER, reference=True, shard=True, **common), 2),
