@@ -62,7 +62,10 @@ def _dry_run(cfg) -> str:
     from conf.load import to_yaml
     from conf.machine import this_machine
     from conf.plan import format_plan, resource_plan
+    from conf.scale_report import cluster_plan
 
+    if cfg.ray.gpus and cfg.mode == "train":
+        return f"{to_yaml(cfg)}\n{cluster_plan(cfg)}"
     machine = this_machine()
     has = (machine.cpus, len(machine.gpu_bytes), machine.memory_bytes, min(machine.gpu_bytes, default=0))
     if cfg.mode != "pipeline":

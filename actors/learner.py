@@ -75,9 +75,10 @@ class Learner:
     def evaluate(self, batch: TokenBatch, loss: Loss, counts: dict[str, float]) -> dict[str, float]:
         return self._ready().evaluate(batch, loss, counts)
 
-    def logprobs(self, batch: TokenBatch) -> dict[int, np.ndarray]:
-        """Logprobs of this rank's share of the batch: {sequence index: float32 [length]}."""
-        return self._ready().logprobs(batch)
+    def logprobs(self, batch: TokenBatch, reference: bool = False) -> dict[int, np.ndarray]:
+        """Logprobs of this rank's share of the batch: {sequence index: float32 [length]}. `reference`: under the
+        weights that training began with."""
+        return self._ready().logprobs(batch, reference)
 
     def weights(self) -> dict[str, np.ndarray] | None:
         """All parameters in Hugging Face names, on rank 0; None on the others. numpy has no bfloat16: float32 then."""

@@ -23,7 +23,8 @@ class Problem:
     """One question with a verifiable answer.
 
     `ground_truth` is a JSON string whatever its type was in the file, so that rows of different files agree.
-    `messages` are chat messages (`{"role", "content"}`), the user's question last.
+    `messages` are chat messages (`{"role", "content"}`), the user's question last. `max_tokens` bounds its answers
+    below the sampling's own limit (0: that limit alone).
     """
 
     id: str
@@ -32,6 +33,7 @@ class Problem:
     domain: str
     ground_truth: str
     extra_info: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens: int = 0
 
     @property
     def question(self) -> str:

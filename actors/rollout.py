@@ -54,7 +54,7 @@ class Rollout:
         for group_id, problem in problems:
             prompts[str(group_id)] = (group_id, problem, self._encode(problem, sampling))
         self._state = "generating"
-        requests = [Request(key, prompt, n) for key, (_, _, prompt) in prompts.items()]
+        requests = [Request(key, prompt, n, problem.max_tokens) for key, (_, problem, prompt) in prompts.items()]
         try:
             async for key, completions in engine.generate(requests, sampling, seed):
                 group_id, problem, prompt = prompts[key]

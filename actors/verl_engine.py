@@ -8,15 +8,15 @@ is imported for the first time in a process.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actors import cpu_layers, layout
+from actors import cpu_layers, layout, learner_state, lora
 from actors.messages import TokenBatch
 
 # loss(logprobs, fields, globals, entropy) -> (scalar to minimise, {metric: sum over this micro-batch})
@@ -45,6 +45,11 @@ class EngineSettings:
     offload: bool = False
     temperature: float = 1.0
     entropy: bool = True
+    lora_rank: int = 0
+    lora_alpha: int = 32
+    ulysses: int = 1  # ranks that share each sequence; they are given the same micro-batches
+    shard: bool = False  # on CPU, where ranks are replicas otherwise: shard as on GPUs
+    reference: bool = False  # keep the first weights, for `VerlEngine.logprobs(batch, reference=True)`
 
 
 def prepare_environment(device: str) -> None:
@@ -119,19 +124,24 @@ class VerlEngine:
             use_remove_padding=settings.remove_padding,
             enable_gradient_checkpointing=settings.gradient_checkpointing,
             override_config={"attn_implementation": settings.attn},
+            lora_rank=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
         )
+        cpu = settings.device == "cpu"
         engine_config = FSDPEngineConfig(
             strategy="fsdp2",
             # On CPU the ranks are replicas: they share one memory, so sharding would gather copies of what is there
-            fsdp_size=1 if settings.device == "cpu" else -1,
+            fsdp_size=1 if cpu and not settings.shard else -1,
             mixed_precision={"param_dtype": short, "reduce_dtype": "fp32"},
             use_torch_compile=False,
             use_dynamic_bsz=False,
             micro_batch_size_per_gpu=1,  # verl wants a number; the micro-batches are cut by rl/packing.py
             infer_micro_batch_size_per_gpu=1,
             use_remove_padding=settings.remove_padding,
-            param_offload=settings.offload,
-            optimizer_offload=settings.offload,
+            offload_policy=settings.offload and not cpu,
+            ulysses_sequence_parallel_size=settings.ulysses,
+            # Deferring the reduction keeps gradients of the whole model on every GPU; on CPU it saves communication
+            use_no_sync_for_gradient_accumulation=cpu,
         )
         optimizer_config = FSDPOptimizerConfig(
             lr=settings.lr,
@@ -144,20 +154,19 @@ class VerlEngine:
             lr_scheduler_type=settings.schedule,
             min_lr_ratio=settings.min_lr_ratio,
         )
-        contents = ["model", "optimizer", "extra"]
-        checkpoint_config = CheckpointConfig(save_contents=contents, load_contents=contents)
-        self.engine = _engine_class()(self.model_config, engine_config, optimizer_config, checkpoint_config)
+        self.engine = _engine_class()(self.model_config, engine_config, optimizer_config, CheckpointConfig())
         self.engine.initialize()
-        import torch.distributed as dist
-
-        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.rank, self.copies = self.engine.rank, self.engine.get_data_parallel_size()
+        self.data_rank = self.rank // settings.ulysses
+        self._first = self._host_copy() if settings.reference and not settings.lora_rank else []
 
     def train(self, batch: TokenBatch, loss: Loss, global_counts: dict[str, float]) -> dict[str, float]:
         """One optimizer step on `batch`; returns sums of the loss's metrics over all ranks, grad_norm and lr.
 
         `loss` sees one micro-batch at a time and must divide by `global_counts` (token and sequence counts of the
         whole batch), so that the gradient does not depend on how the batch is cut. FSDP averages gradients over
-        ranks; the loss is therefore multiplied by the world size here, as verl's `agg_loss` does with `dp_size`.
+        ranks; the loss is therefore multiplied by their number here (those that share a sequence count once), as verl's
+        `agg_loss` does with `dp_size`.
         """
         with self.engine.train_mode():
             sums = self._accumulate(batch, loss, global_counts)
@@ -181,21 +190,21 @@ class VerlEngine:
         """Gradients of this rank's micro-batches into the parameters; returns this rank's sums."""
         engine, sums = self.engine, {}
         engine.optimizer_zero_grad()
-        plan = batch.micro_batches[self.rank]
+        plan = batch.micro_batches[self.data_rank]
         for i, rows in enumerate(plan):
             indices = [i for row in rows for i in row]
             data, fields = self._micro_batch(batch, rows)
 
             def loss_function(model_output, data, dp_group, fields=fields, indices=indices):
                 value, metrics = self._apply(loss, model_output, batch, indices, fields, global_counts)
-                return value * self.world_size, metrics
+                return value * self.copies, metrics
 
             with engine._gradient_sync_context(is_last_micro_batch=i == len(plan) - 1):
                 value, output = engine.forward_step(data, loss_function, forward_only=False)
                 value.backward()
             for name, number in output["metrics"].items():
                 sums[name] = sums.get(name, 0.0) + float(number)
-            sums["loss"] = sums.get("loss", 0.0) + float(output["loss"]) / self.world_size
+            sums["loss"] = sums.get("loss", 0.0) + float(output["loss"]) / self.copies
         return sums
 
     def evaluate(self, batch: TokenBatch, loss: Loss, global_counts: dict[str, float]) -> dict[str, float]:
@@ -204,7 +213,7 @@ class VerlEngine:
 
         sums: dict[str, float] = {}
         with self.engine.eval_mode(), torch.no_grad():
-            for rows in batch.micro_batches[self.rank]:
+            for rows in batch.micro_batches[self.data_rank]:
                 indices = [i for row in rows for i in row]
                 data, fields = self._micro_batch(batch, rows)
 
@@ -216,16 +225,18 @@ class VerlEngine:
                     sums[name] = sums.get(name, 0.0) + float(number)
         return self._reduce(sums)
 
-    def logprobs(self, batch: TokenBatch) -> dict[int, np.ndarray]:
+    def logprobs(self, batch: TokenBatch, reference: bool = False) -> dict[int, np.ndarray]:
         """Log-probabilities (natural log) of this rank's sequences: {sequence: float32 [length]}.
 
-        Entry t is log p(token t | tokens < t) for the tokens after the prompt, and 0 within it.
+        Entry t is log p(token t | tokens < t) for the tokens after the prompt, and 0 within it. `reference`: under
+        the weights that training began with (needs EngineSettings.reference, or adapters).
         """
         import torch
 
         result: dict[int, np.ndarray] = {}
-        with self.engine.eval_mode(), torch.no_grad():
-            for rows in batch.micro_batches[self.rank]:
+        policy = self._reference() if reference else nullcontext()
+        with policy, self.engine.eval_mode(), torch.no_grad():
+            for rows in batch.micro_batches[self.data_rank]:
                 indices = [i for row in rows for i in row]
                 data, _ = self._micro_batch(batch, rows)
                 _, output = self.engine.forward_step(data, None, forward_only=True)
@@ -238,31 +249,67 @@ class VerlEngine:
 
     def weights(self) -> Iterator[tuple[str, Any]]:
         """(name, full tensor) of every parameter, in Hugging Face names. A collective: all ranks must iterate."""
-        parameters, _ = self.engine.get_per_tensor_param()
+        if self.settings.lora_rank:
+            learner_state.reshard(self.engine.module)
+            named = dict(self.engine.module.named_parameters())
+            parameters = lora.merged(named, self.settings.lora_alpha / self.settings.lora_rank, _whole)
+        else:
+            parameters, _ = self.engine.get_per_tensor_param()
         tied = getattr(self.model_config.hf_config, "tie_word_embeddings", False)
         for name, tensor in parameters:
             if not (tied and name == "lm_head.weight"):
                 yield name, tensor.detach()
 
+    @contextmanager
+    def _reference(self) -> Iterator[None]:
+        """The first weights in place of the current ones: adapters off, or the copy on the host swapped in."""
+        if self.settings.lora_rank:
+            with self.engine.disable_adapter():
+                yield
+            return
+        if not self._first:
+            raise RuntimeError("the first weights were not kept: set EngineSettings.reference")
+        current = self._host_copy()
+        try:
+            self._put(self._first)
+            yield
+        finally:
+            self._put(current)
+
+    def _host_copy(self) -> list[Any]:
+        """This rank's shards of all parameters, in host memory."""
+        learner_state.reshard(self.engine.module)
+        return [_local(p).detach().to("cpu", copy=True) for p in self.engine.module.parameters()]
+
+    def _put(self, shards: list[Any]) -> None:
+        import torch
+
+        learner_state.reshard(self.engine.module)
+        with torch.no_grad():
+            for parameter, shard in zip(self.engine.module.parameters(), shards, strict=True):
+                _local(parameter).copy_(shard)
+
     def save_state(self, folder: Path) -> None:
-        """Model shards, optimizer, schedule and RNG of this rank, as verl writes them."""
-        self.engine.save_checkpoint(str(folder), global_step=0)
-        if self.rank == 0:
-            # verl adds its own Hugging Face folder with configuration only; ours (hf/) is complete
-            shutil.rmtree(folder / "huggingface", ignore_errors=True)
+        """Parameters, optimizer, schedule and RNG; see `actors.learner_state`. A collective."""
+        learner_state.save(self.engine, folder, self.rank)
 
     def load_state(self, folder: Path) -> None:
-        self.engine.load_checkpoint(str(folder), del_local_after_load=False)
+        """What `save_state` wrote, by any number of ranks. A collective."""
+        learner_state.load(self.engine, folder, self.rank)
 
     def save_hf(self, folder: Path) -> None:
-        """A folder that transformers and vLLM load as it is. A collective; rank 0 writes."""
-        from safetensors.torch import save_file
+        """A folder that transformers and vLLM load as it is. A collective; rank 0 writes, and alone holds it all."""
+        import torch
+        from huggingface_hub import save_torch_state_dict
 
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.weights()}
+        dtype, tensors = getattr(torch, self.settings.dtype), {}
+        for name, tensor in self.weights():
+            if self.rank == 0:
+                tensors[name] = tensor.to("cpu", dtype).contiguous()
         if self.rank != 0:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        save_torch_state_dict(tensors, folder, metadata={"format": "pt"})
         self.model_config.hf_config.save_pretrained(folder)
         self.model_config.tokenizer.save_pretrained(folder)
         if self.model_config.generation_config is not None:
@@ -319,14 +366,27 @@ class VerlEngine:
         return data, fields
 
     def _reduce(self, sums: dict[str, float]) -> dict[str, float]:
-        """Sum the metrics over ranks (float64, in a fixed order of names)."""
-        if self.world_size == 1 or not sums:
-            return sums
+        """Sum the metrics over ranks (float64, in a fixed order of names); those that share a sequence count once."""
         import torch
         import torch.distributed as dist
+
+        if dist.get_world_size() == 1 or not sums:
+            return sums
         from verl.utils.device import get_device_id
 
         names = sorted(sums)
         values = torch.tensor([sums[n] for n in names], dtype=torch.float64, device=get_device_id())
         dist.all_reduce(values)
-        return dict(zip(names, values.tolist(), strict=True))
+        return dict(zip(names, (values / self.settings.ulysses).tolist(), strict=True))
+
+
+def _local(parameter: Any) -> Any:
+    """This rank's part of a parameter, as a plain tensor that shares its memory."""
+    return parameter.data.to_local() if hasattr(parameter.data, "to_local") else parameter.data
+
+
+def _whole(parameter: Any) -> Any:
+    """The full tensor of a sharded parameter, where the ranks compute. A collective."""
+    from verl.utils.device import get_device_id
+
+    return parameter.data.to(get_device_id()).full_tensor() if hasattr(parameter, "full_tensor") else parameter.data

@@ -47,6 +47,13 @@ def check_model_dir(path: str, key: str = "model.path", chat: bool = True) -> No
                         f"or add chat_template.jinja to {path}")
 
 
+def model_folder(path: str) -> str:
+    """`path`, or the newest checkpoint's hf/ where it is a run's folder: one run starts where another ended."""
+    found = [(int(p.parent.name[5:]), p) for p in Path(path).expanduser().glob("checkpoints/step_*/hf")
+             if p.parent.name[5:].isdigit() and (p.parent / "trainer.json").is_file()]
+    return str(max(found)[1]) if path and found else path
+
+
 def check_run_dir(dir: str, key: str = "run.dir") -> None:
     """Makes the folder and writes a file into it.
 

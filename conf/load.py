@@ -18,7 +18,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
+from conf.checks import model_folder
 from conf.errors import UserError, did_you_mean
+from conf.scale import fill
 from conf.schema import GROUPS, MODES, Config, Key, keys, lookup, sections
 from conf.source import Setting, read_arguments, read_yaml
 from conf.validate import validate
@@ -36,6 +38,9 @@ def load(argv: Sequence[str], conf_dir: Path = CONF_DIR) -> Config:
     """
     cfg = resolve(argv, conf_dir)
     validate(cfg)
+    cfg.model.path = model_folder(cfg.model.path)
+    if cfg.ray.gpus and cfg.mode in ("train", "sft", "eval"):
+        fill(cfg, cfg.ray.gpus)
     return cfg
 
 

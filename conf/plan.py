@@ -2,21 +2,20 @@
 
 Memory is an estimate, before anything has run:
 - learner: weights, gradients and Adam's two moments in float32, 16 bytes a parameter, shared among the learners,
-  plus activations of one micro-batch after Korthikanti et al. 2022 (34 values of 2 bytes a token, layer and unit of
-  width; one value where the backward pass recomputes them) and its logits with their gradient in float32.
+  plus activations of one micro-batch and its logits (`ModelStats.activation_bytes`).
 - engine: weights in `model.dtype` plus the KV cache (on a GPU: `engine.gpu_memory` of the card).
 - a constant a process for the interpreter and the libraries.
+
+A cluster that is not at hand (ray.gpus) is planned by `conf.scale`.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conf.models import ModelStats, dense_stats, folder_stats, known_stats
 from conf.schema import Config
 
 GIB = 1 << 30
@@ -25,17 +24,6 @@ LEARNER_PROCESS = int(0.7 * GIB)  # Python with torch and transformers imported
 WORKER_PROCESS = int(0.15 * GIB)  # Python with math-verify and sympy imported
 TRAIN_BYTES = 16
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-MAX_HEADER = 100 << 20  # the safetensors format allows no longer header
-
-
-@dataclass(frozen=True)
-class ModelStats:
-    """What the memory of a dense decoder follows from. `params`: count of parameters, tied ones once."""
-
-    params: int
-    hidden_size: int
-    layers: int
-    vocab_size: int
 
 
 @dataclass(frozen=True)
@@ -120,27 +108,23 @@ def uses_gpu(cfg: Config, gpus: int) -> bool:
 
 
 def gpu_share(cfg: Config, gpus: int) -> float:
-    """1.0 where every actor can have its GPUs to itself, 0.5 where engines and learners must share them."""
+    """1.0 where every actor can have its GPUs to itself, 0.5 where engines and learners share them (ray.placement)."""
+    if cfg.ray.placement != "auto" and cfg.mode == "train":
+        return 0.5 if cfg.ray.placement == "colocated" else 1.0
     engines, learners = cfg.engine.count * cfg.engine.tensor_parallel, cfg.learner.world_size
     apart = engines + learners <= gpus or cfg.mode != "train"
     return 1.0 if apart or max(engines, learners) > gpus else 0.5
 
 
 def model_stats(cfg: Config) -> ModelStats | None:
-    """Sizes from the model's folder (weights' headers, else config.json), or None where there is none yet."""
+    """Sizes from the model's folder (weights' headers, else config.json), else by its name, else None."""
     if not cfg.model.path:
         init = cfg.model.init
-        return _dense_stats({
+        return dense_stats({
             "hidden_size": init.hidden_size, "num_hidden_layers": init.layers, "num_attention_heads": init.heads,
             "num_key_value_heads": init.kv_heads, "intermediate_size": init.intermediate_size,
             "vocab_size": init.vocab_size, "tie_word_embeddings": True})
-    folder = Path(cfg.model.path).expanduser()
-    try:
-        stats = _dense_stats(json.loads((folder / "config.json").read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # a plan promises nothing about a folder it cannot read; conf.checks refuses it with the reason
-    counted = sum(_safetensors_params(f) for f in sorted(folder.glob("*.safetensors")))
-    return ModelStats(counted or stats.params, stats.hidden_size, stats.layers, stats.vocab_size)
+    return folder_stats(Path(cfg.model.path).expanduser()) or known_stats(cfg.model.path)
 
 
 def _rollout_row(cfg: Config, index: int, stats: ModelStats | None, share: float, gpu_bytes: int) -> Row:
@@ -159,41 +143,20 @@ def _learner_row(cfg: Config, index: int, stats: ModelStats | None, share: float
     if stats is None:
         host, card = (LEARNER_PROCESS, None) if share else (None, 0)
         return Row(name, "learn", threads, share, host, card, _unknown_note(cfg))
-    moments = 8 * stats.params // cfg.learner.world_size
-    rest = (TRAIN_BYTES - 8) * stats.params // cfg.learner.world_size + _activation_bytes(cfg, stats)
+    trained = stats.lora_params(cfg.model.lora_rank) if cfg.model.lora_rank else stats.params
+    held = 4 * stats.params + (TRAIN_BYTES - 4) * trained
+    held //= cfg.learner.world_size if share else 1  # on CPUs every learner is a replica
+    activations = _activation_bytes(cfg, stats)
     if not share:
-        return Row(name, "learn", threads, 0, LEARNER_PROCESS + rest + moments)
-    on_host = moments if cfg.learner.offload else 0
-    return Row(name, "learn", threads, share, LEARNER_PROCESS + on_host, rest + moments - on_host, _shared_note(share))
+        return Row(name, "learn", threads, 0, LEARNER_PROCESS + held + activations)
+    on_host = held if cfg.learner.offload else 0
+    card = held - on_host + activations
+    return Row(name, "learn", threads, share, LEARNER_PROCESS + on_host, card, _shared_note(share))
 
 
 def _activation_bytes(cfg: Config, stats: ModelStats) -> int:
-    values = 1 if cfg.learner.gradient_checkpointing else 17
-    per_token = stats.hidden_size * stats.layers * values * DTYPE_BYTES[cfg.model.dtype]
-    return cfg.learner.micro_tokens * (per_token + 2 * 4 * stats.vocab_size)
-
-
-def _dense_stats(c: dict) -> ModelStats:
-    """Parameter count of a Llama/Qwen2-like decoder from the fields of its config.json."""
-    hidden, layers, heads = int(c["hidden_size"]), int(c["num_hidden_layers"]), int(c["num_attention_heads"])
-    head_dim = int(c.get("head_dim") or hidden // heads)
-    kv = int(c.get("num_key_value_heads") or heads) * head_dim
-    attention = 2 * hidden * heads * head_dim + 2 * hidden * kv + heads * head_dim + 2 * kv
-    block = attention + 3 * hidden * int(c["intermediate_size"]) + 2 * hidden
-    embeddings = int(c["vocab_size"]) * hidden * (1 if c.get("tie_word_embeddings") else 2)
-    return ModelStats(layers * block + embeddings + hidden, hidden, layers, int(c["vocab_size"]))
-
-
-def _safetensors_params(path: Path) -> int:
-    """Parameters in a safetensors file: 8 bytes of header length (little-endian), then the header as JSON."""
-    try:
-        with path.open("rb") as f:
-            (length,) = struct.unpack("<Q", f.read(8))
-            header = json.loads(f.read(length)) if length <= MAX_HEADER else {}
-    except (OSError, ValueError, struct.error):
-        return 0  # torn or unreadable: the estimate falls back to config.json
-    shapes = [t["shape"] for name, t in header.items() if name != "__metadata__"]
-    return sum(math.prod(shape) for shape in shapes)
+    tokens = -(-cfg.learner.micro_tokens // cfg.learner.ulysses)
+    return stats.activation_bytes(tokens, cfg.learner.gradient_checkpointing, DTYPE_BYTES[cfg.model.dtype])
 
 
 def _shared_note(share: float) -> str:

@@ -46,6 +46,9 @@ class RayConfig:
     dashboard_host: str = key("127.0.0.1", "address the dashboard listens on")
     dashboard_port: int = key(8265, "port the dashboard listens on")
     num_cpus: int = key(0, "CPUs that Ray may use (0: all)")
+    gpus: int = key(0, "GPUs of the cluster, all to be filled (0: engine.count and learner.world_size say how many)")
+    placement: str = key("auto", "engines and learners on the same GPUs or apart (auto: apart if there are enough)",
+                         ("auto", "colocated", "split"))
 
 
 @dataclass
@@ -78,6 +81,8 @@ class ModelConfig:
     attn: str = key("sdpa", "attention implementation of the learner", ("sdpa", "eager", "flash_attention_2"))
     device: str = key("auto", "where engine and learner compute (auto: cuda if there is one)", ("auto", "cpu", "cuda"))
     init: InitConfig = field(default_factory=InitConfig)
+    lora_rank: int = key(0, "train adapters of this rank on every linear layer (0: train all weights)")
+    lora_alpha: int = key(32, "adapters count lora_alpha / lora_rank times")
 
 
 @dataclass
@@ -155,7 +160,8 @@ class LearnerConfig:
     micro_tokens: int = key(16384, "padded tokens in one micro-batch")
     remove_padding: bool = key(False, "pack sequences instead of padding them")
     gradient_checkpointing: bool = key(False, "recompute activations in the backward pass, to save memory")
-    offload: bool = key(False, "keep the optimizer's state in host memory")
+    offload: bool = key(False, "keep weights, gradients and the optimizer's state in host memory (GPUs only)")
+    ulysses: int = key(1, "GPUs that share each sequence (needs remove_padding and flash_attention_2)")
 
 
 @dataclass
@@ -179,6 +185,17 @@ class RLConfig:
     updates_per_step: int = key(1, "optimizer updates a step")
     kl_coef: float = key(0.0, "weight of the KL to the first policy (0: off)")
     entropy: bool = key(True, "measure the policy's entropy")
+
+
+@dataclass
+class CurriculumConfig:
+    strong_above: float = key(-1.0, "keep problems that a strong model solves more often than this (-1: all)")
+    weak_below: float = key(0.0, "keep problems that a weak model solves less often than this (0: all)")
+    easy: float = key(-1.0, "problems always solved in an epoch that the next keeps, a share of the others (-1: all)")
+    hard: float = key(-1.0, "problems never solved in an epoch that the next keeps, a share of the others (-1: all)")
+    min_budget: int = key(0, "least length budget of a problem, which follows its solved answers (0: no budgets)")
+    order: str = key("shuffled", "order of problems within an epoch (short_first: by length budget)",
+                     ("shuffled", "short_first"))
 
 
 @dataclass
@@ -235,6 +252,7 @@ class Config:
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     rl: RLConfig = field(default_factory=RLConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)

@@ -10,6 +10,9 @@ from conf.schema import DOMAINS, HEAD_SIZE, Config, lookup
 AT_LEAST: dict[str, float] = {
     "run.save_every": 0, "run.keep": 1, "ray.num_cpus": 0,
     "model.init.hidden_size": HEAD_SIZE, "model.init.layers": 1, "model.init.vocab_size": 1,
+    "ray.gpus": 0, "model.lora_rank": 0, "model.lora_alpha": 1, "learner.ulysses": 1,
+    "curriculum.strong_above": -1, "curriculum.weak_below": 0, "curriculum.easy": -1, "curriculum.hard": -1,
+    "curriculum.min_budget": 0,
     "engine.count": 1, "engine.threads": 1, "engine.tensor_parallel": 1, "engine.max_model_len": 2,
     "engine.max_num_seqs": 1, "engine.max_batched_tokens": 1, "engine.timeout_s": 1,
     "sampling.temperature": 0, "sampling.max_tokens": 1,
@@ -23,6 +26,7 @@ AT_LEAST: dict[str, float] = {
     "verify.workers": 0,
 }
 AT_MOST: dict[str, float] = {
+    "curriculum.strong_above": 1, "curriculum.weak_below": 1,
     "engine.gpu_memory": 1, "sampling.top_p": 1, "eval.top_p": 1, "verifier.max_error_rate": 1,
     "learner.min_lr_ratio": 1, "rl.clip_low": 1, "ray.dashboard_port": 65535,
 }
@@ -38,6 +42,8 @@ def validate(cfg: Config) -> None:
     check_run(cfg)
     check_data(cfg)
     check_model(cfg)
+    check_scale(cfg)
+    check_curriculum(cfg)
     check_engine(cfg)
     check_optimizer(cfg)
     check_rl(cfg)
@@ -95,6 +101,33 @@ def check_model(cfg: Config) -> None:
     _require(init.hidden_size == below,
              f"model.init.hidden_size={init.hidden_size} does not divide into attention heads of {HEAD_SIZE}: "
              f"use model.init.hidden_size={below} or {below + HEAD_SIZE}")
+
+
+def check_scale(cfg: Config) -> None:
+    ulysses, world, ray = cfg.learner.ulysses, cfg.learner.world_size, cfg.ray
+    _require(ulysses == 1 or (cfg.learner.remove_padding and cfg.model.attn == "flash_attention_2"),
+             f"learner.ulysses={ulysses} splits packed sequences for flash attention only: use "
+             "learner.remove_padding=true and model.attn=flash_attention_2, or learner.ulysses=1")
+    _require(ray.gpus or world % ulysses == 0,
+             f"learner.world_size={world} does not divide into learner.ulysses={ulysses} GPUs a sequence: "
+             f"use learner.world_size={max(1, world // ulysses) * ulysses}")
+    _require(ray.gpus == 0 or cfg.model.device != "cpu",
+             f"ray.gpus={ray.gpus} plans a cluster of GPUs, but model.device=cpu: use model.device=cuda or ray.gpus=0")
+
+
+def check_curriculum(cfg: Config) -> None:
+    c = cfg.curriculum
+    chosen = [n for n, off in (("strong_above", -1), ("weak_below", 0), ("easy", -1), ("hard", -1), ("min_budget", 0))
+              if getattr(c, n) != off]
+    _require(not chosen or cfg.data.source == "files" or cfg.mode != "train",
+             f"curriculum.{(chosen or [''])[0]} needs problems that come again, which data.source={cfg.data.source} "
+             "does not have: use data.source=files or remove it")
+    _require(c.min_budget <= cfg.sampling.max_tokens,
+             f"curriculum.min_budget={c.min_budget} is more than sampling.max_tokens={cfg.sampling.max_tokens}, which "
+             "no answer may exceed: lower the first")
+    _require(c.order == "shuffled" or c.min_budget,
+             f"curriculum.order={c.order} orders by length budgets, which are off: set curriculum.min_budget=TOKENS "
+             "or use curriculum.order=shuffled")
 
 
 def check_engine(cfg: Config) -> None:

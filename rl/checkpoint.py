@@ -1,7 +1,7 @@
 """Run folders and checkpoints: written aside and renamed, so that a torn one is never loaded.
 
 `runs/<name>/checkpoints/step_N/` holds hf/ (loads in transformers and vLLM), state/ (model, optimizer, schedule and
-RNG of every learner rank) and trainer.json, which is written last: where it is, the rest is.
+RNG, which any number of learners can read) and trainer.json, which is written last: where it is, the rest is.
 """
 
 from __future__ import annotations
@@ -21,8 +21,16 @@ from conf.load import to_yaml
 from conf.schema import Config, keys, lookup
 
 TRAINER_FILE = "trainer.json"
-# What a resumed run may change: nothing that the trained weights depend on.
+# What a resumed run may change: nothing that the trained weights depend on but by rounding and by which seeds the
+# engines draw from. LAYOUT is who computes: a run goes on with other actors than it began with.
 FREE_ON_RESUME = ("rl.steps", "sft.steps", "recipe")
+LAYOUT = (
+    "engine.count", "engine.threads", "engine.tensor_parallel", "engine.max_num_seqs", "engine.max_batched_tokens",
+    "engine.kv_cache_gib", "engine.gpu_memory", "engine.enforce_eager", "engine.timeout_s",
+    "verifier.count", "verifier.workers",
+    "learner.world_size", "learner.threads", "learner.micro_tokens", "learner.remove_padding",
+    "learner.gradient_checkpointing", "learner.offload", "learner.ulysses",
+)
 FREE_SECTIONS = ("run", "ray", "eval", "verify", "sandbox")
 
 
@@ -150,7 +158,8 @@ def _check_same(cfg: Config, path: Path) -> None:
     from omegaconf import OmegaConf
 
     saved = OmegaConf.load(path / "config.yaml")
-    free = FREE_ON_RESUME if cfg.learner.schedule == "constant" else ("recipe",)  # a cosine ends at the last step
+    steps = FREE_ON_RESUME if cfg.learner.schedule == "constant" else ("recipe",)  # a cosine ends at the last step
+    free = (*steps, *LAYOUT)
     different = [
         name
         for name in keys()

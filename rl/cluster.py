@@ -141,6 +141,9 @@ def device(cfg: Config) -> str:
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if cfg.model.device == "cuda" and not gpus:
         raise UserError("model.device=cuda, but Ray sees no GPU: use model.device=cpu or auto")
+    if cfg.ray.gpus > gpus:
+        raise UserError(f"ray.gpus={cfg.ray.gpus}, but Ray sees {gpus}: join the whole cluster by ray.address, "
+                        "or lower ray.gpus (--dry-run tells what fits)")
     return "cuda" if uses_gpu(cfg, gpus) else "cpu"
 
 
@@ -228,6 +231,10 @@ def create_learners(cfg: Config, cluster: Cluster, model_path: str, total_steps:
         offload=c.offload,
         temperature=cfg.sampling.temperature if cfg.mode == "train" else 1.0,
         entropy=cfg.rl.entropy and cfg.mode == "train",
+        lora_rank=cfg.model.lora_rank,
+        lora_alpha=cfg.model.lora_alpha,
+        ulysses=c.ulysses,
+        reference=cfg.mode == "train" and cfg.rl.kl_coef > 0,
     )
     env = {"OMP_NUM_THREADS": str(c.threads)}
     if os.path.isdir(model_path):

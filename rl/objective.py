@@ -1,8 +1,9 @@
 """Rewards to advantages to losses. Pure functions; verl's `core_algos` where it is right, ours where it is not.
 
 Defaults (the design's "Objective"): mean-centred advantages, token-level loss by the global count, clip-higher,
-truncated importance sampling for the engine/learner mismatch, no KL. What differs from verl, and why: a group of one
-has no baseline and gets zero (verl gives it the raw reward); completions without a verdict take no part.
+truncated importance sampling for the engine/learner mismatch, no KL (rl.kl_coef adds one to the first policy). What
+differs from verl, and why: a group of one has no baseline and gets zero (verl gives it the raw reward); completions
+without a verdict take no part.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class ObjectiveSettings:
     clip_low: float = 0.2
     clip_high: float = 0.28
     tis_cap: float = 2.0
+    kl_coef: float = 0.0  # weight of the KL to the first policy, whose logprobs are then a field
     horizon: int = 0  # the constant that Dr. GRPO divides a sequence's sum by: the completion limit in tokens
 
 
@@ -99,6 +101,17 @@ def importance_weights(old: Any, rollout: Any, mask: Any, cap: float) -> Any:
     return (torch.clamp(old - rollout, -20.0, 20.0).exp().clamp(max=cap) * mask).detach()
 
 
+def reference_kl(new: Any, reference: Any) -> Any:
+    """The k3 estimator of KL(policy || first policy) per token [b, t]: r - 1 - log r of r = reference / new.
+
+    As verl's `low_var_kl`, with its bounds: the log ratio within 20, the result within 10.
+    """
+    import torch
+
+    log_ratio = torch.clamp(reference - new, -20.0, 20.0)
+    return torch.clamp(log_ratio.exp() - log_ratio - 1, -10.0, 10.0)
+
+
 def policy_loss(
     settings: ObjectiveSettings,
     logprobs: Any,
@@ -109,8 +122,8 @@ def policy_loss(
     """The policy loss of one micro-batch, to be summed over micro-batches and ranks; see ObjectiveSettings.
 
     `logprobs`, `entropy` and all `fields` (mask, advantages, rollout_logprobs and, with several updates a batch,
-    old_logprobs) are [b, t]. `counts`: `tokens` and `sequences` learnt from in the whole batch, which the
-    aggregation divides by. Metrics are sums; divide by `counts["tokens"]`.
+    old_logprobs; with a KL term reference_logprobs) are [b, t]. `counts`: `tokens` and `sequences` learnt from in the
+    whole batch, which the aggregation divides by. Metrics are sums; divide by `counts["tokens"]`.
     """
     from verl.trainer.ppo.core_algos import get_policy_loss_fn
 
@@ -127,7 +140,14 @@ def policy_loss(
     loss, _ = get_policy_loss_fn(settings.loss)(
         old, logprobs, advantages, mask, settings.aggregation, config, weights
     )
-    return loss, _metrics(settings, logprobs.detach(), old, fields, weights, entropy)
+    metrics = _metrics(settings, logprobs.detach(), old, fields, weights, entropy)
+    if settings.kl_coef:
+        from verl.trainer.ppo.core_algos import agg_loss
+
+        kl = reference_kl(logprobs, fields["reference_logprobs"])
+        loss = loss + settings.kl_coef * agg_loss(kl, mask, settings.aggregation, **config.global_batch_info)
+        metrics["reference_kl"] = float((kl.detach() * mask).double().sum())
+    return loss, metrics
 
 
 def _metrics(settings: ObjectiveSettings, new: Any, old: Any, fields: Mapping[str, Any], weights: Any, entropy: Any):

@@ -104,7 +104,7 @@ class Tuning:
         import ray
 
         cfg = self.cfg.learner
-        batch = token_batch(rows, cfg.micro_tokens, cfg.world_size)
+        batch = token_batch(rows, cfg.micro_tokens, cfg.world_size // cfg.ulysses)
         reference, counts = ray.put(batch), {"tokens": batch.mask_tokens}
         calls = [learner.update.remote(reference, sft_loss, counts) for learner in self.cluster.learners]
         return (await self._within(calls, "take an optimizer step"))[0], int(batch.lengths.sum())
@@ -116,7 +116,7 @@ class Tuning:
         cfg, e = self.cfg, self.cfg.eval
         self.progress.phase(f"validating after step {self.completed}")
         rows = [encode(self.tokenizer, x) for x in itertools.islice(sft_examples(VALIDATION_SEED), VALIDATION_EXAMPLES)]
-        batch = token_batch(rows, cfg.learner.micro_tokens, cfg.learner.world_size)
+        batch = token_batch(rows, cfg.learner.micro_tokens, cfg.learner.world_size // cfg.learner.ulysses)
         reference, counts = ray.put(batch), {"tokens": batch.mask_tokens}
         calls = [learner.evaluate.remote(reference, sft_loss, counts) for learner in self.cluster.learners]
         loss = (await self._within(calls, "compute the validation loss"))[0]["loss"]

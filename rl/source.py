@@ -1,15 +1,19 @@
-"""What to ask next: an endless, seeded stream of training problems whose position survives a restart."""
+"""What to ask next: an endless, seeded stream of training problems whose position survives a restart.
+
+Files are a finite set, whose problems come again: what they are asked depends on how they went (`rl.curriculum`).
+"""
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from actors.messages import Problem
+from actors.messages import Problem, RolloutGroup
 from conf.errors import UserError
 from conf.schema import Config
+from rl.curriculum import Curriculum
 from rl.problems.schema import load_problems, problem_from_row
 
 GYM_BLOCK = 512  # rows that reasoning_gym generates at a time
@@ -23,18 +27,28 @@ class Source:
 
     def __init__(self, cfg: Config):
         self._cfg, self.position, self.rejects = cfg, 0, []
+        self.curriculum: Curriculum | None = None
         self._stream = self._open()
 
     def take(self, count: int) -> list[Problem]:
         self.position += count
         return list(itertools.islice(self._stream, count))
 
+    def record(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
+        """Tell how problems went, in the same order in every run; returns metrics (none where none come again)."""
+        return self.curriculum.record(groups) if self.curriculum else {}
+
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position}
+        state: dict[str, Any] = {"position": self.position}
+        return state | {"curriculum": self.curriculum.state_dict()} if self.curriculum else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a position saved by `state_dict`, from the start of the stream."""
         self._stream, self.position = self._open(), 0
+        if self.curriculum:
+            self.curriculum.load_state_dict(state["curriculum"])
+            self.position = state["position"]
+            return
         for _ in itertools.islice(self._stream, state["position"]):
             self.position += 1
 
@@ -51,7 +65,8 @@ class Source:
         chosen = [p for p in problems if not data.domains or p.domain in data.domains]
         if not chosen:
             raise UserError("data.train holds no problem of data.domains: give other files or leave data.domains empty")
-        return self._epochs(chosen)
+        self.curriculum = Curriculum(chosen, self._cfg.curriculum, self._cfg.sampling.max_tokens, data.seed)
+        return iter(self.curriculum.next, None)
 
     def _gym(self) -> Iterator[Problem]:
         from rl.problems import reasoning_gym
@@ -60,12 +75,6 @@ class Source:
         for block in itertools.count():
             for row in reasoning_gym.rows(data.tasks, "train", _gym_seed(data.seed, block), GYM_BLOCK):
                 yield problem_from_row(row)
-
-    def _epochs(self, problems: list[Problem]) -> Iterator[Problem]:
-        for epoch in itertools.count():
-            order = list(problems)
-            random.Random(f"{self._cfg.data.seed}/{epoch}").shuffle(order)
-            yield from order
 
 
 def _gym_seed(seed: int, block: int) -> int:

@@ -46,6 +46,7 @@ class Trainer:
             clip_low=cfg.rl.clip_low,
             clip_high=cfg.rl.clip_high,
             tis_cap=cfg.rl.tis_cap,
+            kl_coef=cfg.rl.kl_coef,
             horizon=s.max_tokens,
         )
         self._loss = partial(policy_loss, settings)
@@ -67,7 +68,7 @@ class Trainer:
         started, before = time.perf_counter(), dict(self.ledger.counts)
         step = self.completed + 1
         collected = await self._dispatcher.collect(step, self.version, progress)
-        metrics = rollout_metrics(collected.seen, collected.groups, self.version)
+        metrics = rollout_metrics(collected.seen, collected.groups, self.version) | self.source.record(collected.seen)
         self._refuse_errors(metrics["verdict/error_rate"])
         learnt, learn_s = await self._learn(collected)
         sync_s = 0.0
@@ -98,7 +99,9 @@ class Trainer:
             return {}, 0.0
         parts = min(cfg.rl.updates_per_step, len(rows))
         if parts > 1:  # the ratio is to the policy before the first update, so its logprobs are taken now
-            await self._add_old_logprobs(rows)
+            await self._add_logprobs(rows, "old_logprobs")
+        if cfg.rl.kl_coef:
+            await self._add_logprobs(rows, "reference_logprobs", True)
         results = []
         for part in range(parts):
             results.append(await self._update(rows[part::parts]))
@@ -124,30 +127,32 @@ class Trainer:
             "policy/mismatch_kl": sums["mismatch_kl"] / tokens,
             "policy/clip_fraction": sums["clip_fraction"] / tokens,
             "policy/tis_truncated": sums.get("tis_truncated", 0.0) / tokens,
+            **({"policy/reference_kl": sums["reference_kl"] / tokens} if self.cfg.rl.kl_coef else {}),
             "policy/grad_norm": sums["grad_norm"],
             "lr": sums["lr"],
             "tokens/learnt": counts["tokens"],
         }
 
-    async def _add_old_logprobs(self, rows: list[dict[str, np.ndarray]]) -> None:
+    async def _add_logprobs(self, rows: list[dict[str, np.ndarray]], field: str, reference: bool = False) -> None:
+        """The policy's logprobs of every row into `field`; `reference`: those of the first policy."""
         import ray
 
-        reference = ray.put(self._batch(rows))
-        calls = [learner.logprobs.remote(reference) for learner in self.cluster.learners]
+        batch = ray.put(self._batch(rows))
+        calls = [learner.logprobs.remote(batch, reference) for learner in self.cluster.learners]
         names = [f"learner-{i}" for i in range(len(calls))]
         for share in await within(calls, names, self.cfg.engine.timeout_s, "compute logprobs"):
             for index, values in share.items():
-                rows[index]["old_logprobs"] = values * rows[index]["mask"]
+                rows[index][field] = values * rows[index]["mask"]
 
     def computes(self, rows: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-        """The rows that can have a gradient: those with an advantage (there is no KL nor entropy term)."""
-        return [row for row in rows if row["advantages"].any()]
+        """The rows that can have a gradient: those with an advantage, or all where there is a KL term."""
+        return rows if self.cfg.rl.kl_coef else [row for row in rows if row["advantages"].any()]
 
     def _batch(self, rows: list[dict[str, np.ndarray]]) -> TokenBatch:
         """Cut for the learners; prompts are shared where the engine pads (a packed batch is verl's own layout)."""
         c = self.cfg.learner
         shared = not c.remove_padding and self.cfg.model.attn != "flash_attention_2"  # which takes no mask of ours
-        return token_batch(rows, c.micro_tokens, c.world_size, ROW_TOKENS if shared else 0)
+        return token_batch(rows, c.micro_tokens, c.world_size // c.ulysses, ROW_TOKENS if shared else 0)
 
     def _refuse_errors(self, rate: float) -> None:
         limit = self.cfg.verifier.max_error_rate

@@ -14,7 +14,16 @@ import pytest
 from conf.errors import UserError
 from conf.load import load
 from conf.schema import Config, keys
-from rl.checkpoint import FREE_ON_RESUME, FREE_SECTIONS, RunFolder, is_unfinished, open_run, read_json, write_json
+from rl.checkpoint import (
+    FREE_ON_RESUME,
+    FREE_SECTIONS,
+    LAYOUT,
+    RunFolder,
+    is_unfinished,
+    open_run,
+    read_json,
+    write_json,
+)
 
 
 @pytest.fixture
@@ -278,6 +287,15 @@ def test_what_the_weights_do_not_depend_on_may_change(root):
     assert open_run(config(root, f"run.resume={path}", "learner.schedule=constant", *words)).path == path
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_run_goes_on_with_other_actors(root, schedule):
+    kept = f"learner.schedule={schedule}"
+    path = make_run(root, "mine", kept)
+    words = ("learner.world_size=1", "learner.threads=2", "engine.count=1", "verifier.workers=1",
+             "learner.micro_tokens=4096", "ray.gpus=0")
+    assert open_run(config(root, f"run.resume={path}", kept, *words)).path == path
+
+
 def test_a_cosine_keeps_its_last_step(root):
     path = make_run(root, "mine", "learner.schedule=cosine", "rl.steps=140")
     with pytest.raises(UserError, match=r"other settings \(rl.steps=140\)"):
@@ -285,7 +303,7 @@ def test_a_cosine_keeps_its_last_step(root):
 
 
 def test_the_free_keys_are_keys():
-    assert set(FREE_ON_RESUME) <= set(keys())
+    assert set(FREE_ON_RESUME) | set(LAYOUT) <= set(keys())
     assert set(FREE_SECTIONS) <= {name.partition(".")[0] for name in keys()}
 
 

@@ -74,11 +74,15 @@ def test_memory_follows_the_model_and_what_does_not_fit_is_said(model_dir):
     assert format_plan(cfg, rows, 4, 0, 64 * GIB).endswith("fits")
 
 
-def test_learners_share_the_optimizers_state(model_dir):
-    def learner(*words):
-        return resource_plan(load([f"model.path={model_dir}", *words]), 4, 0, 8 * GIB)[-1].memory_bytes
+def test_learners_on_gpus_share_weights_and_the_optimizers_state_and_replicas_on_cpus_do_not(model_dir):
+    def learner(gpus, *words):
+        return resource_plan(load([f"model.path={model_dir}", *words]), 4, gpus, 8 * GIB)[-1]
 
-    assert learner() - learner("learner.world_size=2") == pytest.approx(8e9, rel=0.01)
+    alone, both = learner(2).gpu_bytes, learner(2, "learner.world_size=2").gpu_bytes
+    assert alone - both == pytest.approx(8e9, rel=0.01)
+    assert learner(0).memory_bytes == learner(0, "learner.world_size=2").memory_bytes
+    adapters = learner(2, "model.lora_rank=2").gpu_bytes
+    assert alone - adapters == pytest.approx(12e9, rel=0.01)  # gradients and moments of the adapters only
 
 
 def test_on_policy_actors_take_turns_on_the_cpus():
@@ -134,6 +138,21 @@ def test_a_containers_quota_limits_the_cpus(tmp_path, monkeypatch, quota, cpus):
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)))
     assert machine._cpus() == cpus
+
+
+def test_a_runs_folder_stands_for_its_newest_whole_checkpoint(tmp_path, model_dir):
+    run = tmp_path / "runs" / "first"
+    for step, whole in ((9, True), (10, True), (20, False)):
+        folder = run / "checkpoints" / f"step_{step}"
+        folder.mkdir(parents=True)
+        (folder / "hf").symlink_to(model_dir)
+        if whole:
+            (folder / "trainer.json").write_text("{}")
+    assert checks.model_folder(str(run)) == str(run / "checkpoints" / "step_10" / "hf")
+    assert checks.model_folder(str(model_dir)) == str(model_dir)
+    assert load([f"model.path={run}"]).model.path == checks.model_folder(str(run))
+    assert checks.model_folder("") == "" and checks.model_folder("Org/Name") == "Org/Name"
+    assert model_stats(load([f"model.path={run}"])).params == 1_000_000_000
 
 
 # --- checks of folders and ports ----------------------------------------------------------------------------------

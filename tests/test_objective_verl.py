@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from actors.verl_engine import prepare_environment
-from rl.objective import ObjectiveSettings, group_advantages, importance_weights, policy_loss, sft_loss
+from rl.objective import (
+    ObjectiveSettings,
+    group_advantages,
+    importance_weights,
+    overlong_punishment,
+    policy_loss,
+    reference_kl,
+    sft_loss,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -83,6 +91,33 @@ def test_a_group_of_one_is_where_we_differ_from_verl(verl, torch, method):
     theirs = verls(verl, torch, rewards, index, method)
     np.testing.assert_allclose(theirs[0], 0.7, rtol=1e-5)  # the raw reward, though nothing was compared
     np.testing.assert_allclose(ours_by_group(rewards, index, method), [0.0, *theirs[1:]], rtol=1e-5)
+
+
+# --- length ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_overlong_punishment_equals_verls_dapo_reward_manager(verl, torch):
+    import numpy
+    from verl import DataProto
+    from verl.workers.reward_manager.dapo import DAPORewardManager
+
+    limit, buffer, lengths = 40, 12, (1, 27, 28, 29, 34, 39, 40)
+    tokenizer = SimpleNamespace(decode=lambda ids, **_: "", eos_token="<e>")
+    options = SimpleNamespace(enable=True, len=buffer, penalty_factor=1.0, log=False)
+    manager = DAPORewardManager(tokenizer, 0, lambda **_: 0.5, max_resp_len=limit, overlong_buffer_cfg=options)
+    attention = torch.ones(len(lengths), 3 + limit, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        attention[row, 3 + length :] = 0
+    rows = len(lengths)
+    data = DataProto.from_dict(
+        {"prompts": torch.ones(rows, 3, dtype=torch.long), "responses": torch.ones(rows, limit, dtype=torch.long),
+         "attention_mask": attention},
+        {"reward_model": numpy.array([{"ground_truth": ""}] * rows, dtype=object),
+         "data_source": numpy.array(["x"] * rows, dtype=object),
+         "extra_info": numpy.array([{} for _ in range(rows)], dtype=object)})
+    theirs = manager(data).sum(-1) - 0.5
+    ours = [overlong_punishment(length, limit, buffer) for length in lengths]
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
 
 
 # --- importance weights and mismatch ------------------------------------------------------------------------------
@@ -252,6 +287,48 @@ def test_what_is_masked_cannot_matter(torch):
     torch.testing.assert_close(again, value)
     torch.testing.assert_close(its_gradient, gradient)
     assert its_metrics == pytest.approx(metrics) and not gradient[hidden].any()
+
+
+# --- the KL to the first policy -----------------------------------------------------------------------------------
+
+
+def test_the_kl_equals_verls_low_variance_estimator(verl, torch):
+    generator = torch.Generator().manual_seed(0)
+    new, reference = (torch.randn(5, 9, generator=generator, dtype=torch.float64) * 3 for _ in range(2))
+    new[0, :3], reference[0, :3] = torch.tensor([0.0, -60.0, -3.0]), torch.tensor([-60.0, 0.0, -3.0])  # its bounds
+    ours, theirs = (f.requires_grad_() for f in (new.clone(), new.clone()))
+    one, other = reference_kl(ours, reference), verl.core.kl_penalty(theirs, reference, "low_var_kl")
+    torch.testing.assert_close(one, other)
+    torch.testing.assert_close(*(torch.autograd.grad(x.sum(), f)[0] for x, f in ((one, ours), (other, theirs))))
+    assert (one >= 0).all() and one[0, 2] == 0 and one.max() == 10
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_the_kl_term_is_verls_aggregated_as_the_loss_and_independent_of_the_cut(verl, torch, aggregation):
+    plain = ObjectiveSettings(aggregation=aggregation, horizon=HORIZON)
+    settings = ObjectiveSettings(aggregation=aggregation, horizon=HORIZON, kl_coef=0.3)
+    logprobs, fields = random_batch(torch)
+    fields["reference_logprobs"] = fields["rollout_logprobs"] - 0.4 * fields["mask"]
+    counts = counts_of(fields)
+    with_kl, gradient, metrics = value_and_gradient(torch, settings, logprobs, fields, counts)
+    without, _, _ = value_and_gradient(torch, plain, logprobs, fields, counts)
+    kl = verl.core.kl_penalty(logprobs.detach(), fields["reference_logprobs"], "low_var_kl")
+    expected = verl.core.agg_loss(kl, fields["mask"], aggregation, loss_scale_factor=HORIZON)
+    torch.testing.assert_close(with_kl - without, 0.3 * expected)
+    assert metrics["reference_kl"] == pytest.approx(float((kl * fields["mask"]).sum()))
+    halves = [value_and_gradient(torch, settings, logprobs.detach()[rows].requires_grad_(),
+                                 {n: v[rows] for n, v in fields.items()}, counts)
+              for rows in (slice(0, 4), slice(4, 9))]
+    torch.testing.assert_close(sum(h[0] for h in halves), with_kl)
+    torch.testing.assert_close(torch.cat([h[1] for h in halves]), gradient)
+
+
+def test_a_kl_alone_pulls_back_to_the_first_policy(torch):
+    logprobs, fields = random_batch(torch)
+    fields["advantages"] = fields["advantages"] * 0
+    fields["reference_logprobs"] = logprobs.detach() + fields["mask"]
+    _, gradient, _ = value_and_gradient(torch, ObjectiveSettings(kl_coef=1.0), logprobs, fields, counts_of(fields))
+    assert (gradient[fields["mask"] > 0] < 0).all(), "every likelihood must rise towards the reference's"
 
 
 # --- the supervised loss ------------------------------------------------------------------------------------------

@@ -26,11 +26,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt (token ids, int32 [P]) and how many completions of it are wanted."""
+    """One prompt (token ids, int32 [P]) and how many completions of it are wanted.
+
+    `max_tokens` bounds them below the sampling's own limit (0: that limit alone).
+    """
 
     id: str
     prompt_ids: np.ndarray
     n: int = 1
+    max_tokens: int = 0
 
 
 class Engine(Protocol):

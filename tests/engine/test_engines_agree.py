@@ -77,6 +77,26 @@ def test_completions_are_stamped_with_the_version_that_sampled_them(live):
     assert stamps == {(version + 1, version + 1)}
 
 
+def test_a_problem_may_bound_its_answers_below_the_samplings_limit(live):
+    from dataclasses import replace
+
+    asked = [replace(p, max_tokens=limit) for p, limit in zip(Source(live.cfg).take(2), (3, 0))]
+
+    async def collect():
+        stream = live.cluster.rollouts[0].generate.options(num_returns="streaming").remote(
+            list(enumerate(asked)), 4, SAMPLING, 1)
+        return {g.group_id: g async for g in _groups(stream)}
+
+    found = asyncio.run(collect())
+    assert all(len(c.token_ids) <= 3 for c in found[0].completions)
+    assert any(c.truncated for c in found[0].completions) and max(len(c.token_ids) for c in found[1].completions) > 3
+
+
+async def _groups(stream):
+    async for reference in stream:
+        yield await reference
+
+
 def test_a_repeated_wave_gives_the_same_tokens_bit_by_bit(live):
     version = generate(live, 1, 2)[0].completions[0].start_version
     waves = []
