@@ -141,6 +141,11 @@ class Fleet:
             if member.state == S.HEALTHY and member.version != version:
                 self._move(name, S.STALE)
 
+    def forget(self) -> None:
+        """What the members hold is unknown from now on."""
+        for member in self.members.values():
+            member.version = None
+
     def holds(self, name: str, version: int) -> None:
         """It has loaded `version`: usable, unless a newer one is current already, or it died meanwhile."""
         member = self.members[name]

@@ -26,6 +26,10 @@ class AllLost(Exception):
     """All members are retired."""
 
 
+class NotStarted(RuntimeError):
+    """The actor is a new process that nobody has started yet: the one that was asked is gone."""
+
+
 class Managed:
     """What RLlib's manager asks of an actor; mixed into the async actor classes where they are made remote."""
 
@@ -39,17 +43,24 @@ class Managed:
 
 def is_death(error: BaseException) -> bool:
     """Whether an error says that the actor, its node or its engine is gone, and not that a request was wrong."""
-    from ray.exceptions import RayActorError
-
-    cause = getattr(error, "cause", None) or error
-    return isinstance(error, RayActorError) or type(cause).__name__ == "EngineClosed"
+    return is_gone(error) or _cause(error) == "EngineClosed"
 
 
 def is_gone(error: BaseException) -> bool:
-    """Whether Ray itself knows that the process is gone, so that it need not be killed to be restarted."""
+    """Whether the process is gone already, so that it need not be killed to be restarted."""
     from ray.exceptions import RayActorError
 
-    return isinstance(error, RayActorError)
+    return isinstance(error, RayActorError) or _cause(error) == "NotStarted"
+
+
+def _cause(error: BaseException) -> str:
+    """The name of the class that was raised, here or in an actor."""
+    return type(getattr(error, "cause", None) or error).__name__
+
+
+def managed(actor_class: type) -> type:
+    """The class with what RLlib's manager asks of it."""
+    return type(actor_class.__name__, (Managed, actor_class), {"__module__": actor_class.__module__})
 
 
 class Caller(Protocol):
@@ -130,6 +141,7 @@ class Pool:
         self._weights: Any = None
         self._kill: set[str] = set()
         self._turn = -1
+        self._births: dict[str, int] = dict.fromkeys(handles, 0)  # how often each was brought up again
         self.running: dict[str, int] = dict.fromkeys(handles, 0)
         self.stats: dict[str, dict[str, Any]] = {name: {} for name in handles}
         self.changed: list[Callable[[], None]] = []
@@ -142,12 +154,13 @@ class Pool:
     async def ask(self, name: str, method: str, *arguments: Any) -> Any:
         """The result of a request to `name`. Raises Lost where the actor died, else what the method raises."""
         self.running[name] += 1
+        birth = self._births[name]
         try:
             return await getattr(self.handles[name], method).remote(*arguments)
         except Exception as error:
             if not is_death(error):
                 raise
-            self.died(name, error)
+            self.died(name, error, birth)
             raise Lost(name) from error
         finally:
             self.running[name] -= 1
@@ -183,8 +196,10 @@ class Pool:
         """A request without an answer; one that cannot be delivered is no loss."""
         getattr(self.handles[name], method).remote(*arguments)
 
-    def died(self, name: str, error: BaseException) -> None:
-        """A caller saw it die."""
+    def died(self, name: str, error: BaseException, birth: int | None = None) -> None:
+        """A caller saw it die; `birth`: which of its lives that was, if it may have been restarted since."""
+        if birth is not None and birth != self._births[name]:
+            return
         if not is_gone(error):
             self._kill.add(name)
         self.fleet.died(name, " ".join(f"{type(error).__name__}: {error}".split())[:160])
@@ -192,9 +207,14 @@ class Pool:
 
     # --- weights ---
 
-    def publish(self, version: int, weights: Any) -> None:
-        """From now on only members that hold `version` are asked; all are given `weights`, each when it can be."""
+    def publish(self, version: int, weights: Any, anew: bool = False) -> None:
+        """From now on only members that hold `version` are asked; all are given `weights`, each when it can be.
+
+        `anew`: what they hold under whatever number is none of the weights to come (a run that went back).
+        """
         self._weights = weights
+        if anew:
+            self.fleet.forget()
         self.fleet.publish(version)
         self._stir()
 
@@ -253,6 +273,7 @@ class Pool:
             async with asyncio.timeout(self._timeout_s):
                 await self._restart(name, kill)
             self._caller.renew(name)
+            self._births[name] += 1
             self.fleet.started(name)
         except Exception as error:
             await asyncio.sleep(RETRY_S)
@@ -269,22 +290,27 @@ class Pool:
             self.fleet.holds(name, version)
 
     async def _watch(self, name: str) -> None:
-        """Ping it; a member that runs requests and makes no step in the meantime is late as well."""
         while self.fleet.state(name) != State.RETIRED:
             await asyncio.sleep(self._probe_s)
-            if self.fleet.state(name) in (State.DEAD, State.RESTARTING):
-                continue
-            try:
-                stats = await self._caller.call(name, "ping", self.fleet.silent_s / 2)
-            except TimeoutError:
-                self.fleet.late(name, "no answer to a ping")
-                self._kill |= {name} if self.fleet.state(name) == State.DEAD else set()
-            except Exception as error:
-                if self.fleet.state(name) not in (State.DEAD, State.RESTARTING):
-                    self.died(name, error)
-            else:
+            await self.probe(name)
+
+    async def probe(self, name: str) -> None:
+        """Ping it; one that runs requests and makes no step in the meantime is late as well."""
+        down, birth = (State.DEAD, State.RESTARTING, State.RETIRED), self._births[name]
+        if self.fleet.state(name) in down:
+            return
+        try:
+            stats = await self._caller.call(name, "ping", self.fleet.silent_s / 2)
+        except TimeoutError:
+            self.fleet.late(name, "no answer to a ping")
+            self._kill |= {name} if self.fleet.state(name) == State.DEAD else set()
+        except Exception as error:
+            if self.fleet.state(name) not in down:
+                self.died(name, error, birth)
+        else:
+            if self.fleet.state(name) not in down:
                 self._judge_stats(name, stats)
-            self._stir()
+        self._stir()
 
     def _judge_stats(self, name: str, stats: dict[str, Any]) -> None:
         before, self.stats[name] = self.stats[name], stats

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from actors.engine import Request, Sampling
-from actors.engine.vllm import VllmEngine, VllmSettings
+from actors.engine.vllm import EngineClosed, VllmEngine, VllmSettings
+from actors.fleet_pool import Managed, NotStarted
 from actors.messages import Problem, RolloutGroup
 
 
@@ -23,12 +24,13 @@ class PromptTooLong(ValueError):
     """A prompt leaves no room for a completion in the engine's context."""
 
 
-class Rollout:
+class Rollout(Managed):
     def __init__(self, name: str, settings: VllmSettings):
         self.name, self.settings = name, settings
         self._engine: VllmEngine | None = None
         self._started = time.monotonic()
         self._groups = 0
+        self._calls: dict[int, asyncio.Task] = {}  # of `group`, by group id
         self._state = "starting"
 
     def __repr__(self) -> str:
@@ -63,6 +65,36 @@ class Rollout:
         finally:
             self._state = "ready"
 
+    async def group(
+        self, group_id: int, problem: Problem, n: int, sampling: Sampling, seed: int | None = None
+    ) -> RolloutGroup | None:
+        """One unverified group, beside whatever else runs; None where `cancel` ended it. Raises PromptTooLong."""
+        self._ready()
+        call = self._calls[group_id] = asyncio.create_task(self._one(group_id, problem, n, sampling, seed))
+        try:
+            await asyncio.wait([call])
+            return None if call.cancelled() else call.result()
+        finally:
+            call.cancel()
+            self._calls.pop(group_id, None)
+
+    async def cancel(self, group_id: int) -> None:
+        """Stop generating a group, if it runs here."""
+        if group_id in self._calls:
+            self._calls[group_id].cancel()
+
+    async def _one(self, group_id: int, problem: Problem, *arguments: Any) -> RolloutGroup:
+        async for group in self.generate([(group_id, problem)], *arguments):
+            return group
+        raise EngineClosed(f"{self.name} ended without a group")
+
+    async def ping(self) -> dict[str, Any]:
+        """Counters, as a sign of life. Raises NotStarted after a restart, EngineClosed where vLLM has failed."""
+        failure = self._ready().failure
+        if failure is not None:
+            raise EngineClosed(f"the vLLM engine of {self.name} stopped: {failure!r}")
+        return await self.status()
+
     async def load(self, weights: Mapping[str, np.ndarray], version: int) -> float:
         """Replace the weights in place; completions begun from now on are stamped with `version`. Returns seconds."""
         self._state = "loading weights"
@@ -93,7 +125,7 @@ class Rollout:
 
     def _ready(self) -> VllmEngine:
         if self._engine is None:
-            raise RuntimeError(f"{self.name} was not started: call start() first")
+            raise NotStarted(f"{self.name} was not started: call start() first")
         return self._engine
 
     def _encode(self, problem: Problem, sampling: Sampling) -> np.ndarray:

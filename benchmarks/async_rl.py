@@ -84,7 +84,7 @@ async def simulate(world: World, staleness: int, drain: bool = False, wait: bool
                               "keep": lambda group: ""}
     if staleness:
         collector = Stream(source, ledger, pool, verifier.verify_group, **common, wait=wait,
-                           sequences=world.slots, total_steps=world.steps)
+                           sequences=world.slots, total_steps=world.steps, clock=loop.time)
     else:
         collector = Dispatcher(source, ledger, list(handles.values()), [Handle(verifier)], **common, refill_rounds=0)
     ages: list[int] = []

@@ -127,7 +127,6 @@ def check_optimizer(cfg: Config) -> None:
 
 def check_rl(cfg: Config) -> None:
     rl = cfg.rl
-    _require(rl.staleness == 0, f"rl.staleness={rl.staleness} is not built yet: use rl.staleness=0")
     if cfg.mode != "train":
         return
     _require(rl.group_size >= 2,

@@ -81,10 +81,8 @@ async def run_wave(
 
     async def judge(reference: Any) -> None:
         try:
-            if keepers:
-                await verdicts.put(await keepers.verifiers.ask_any("verify_group", reference))
-            else:
-                await verdicts.put(await next(next_verifier).verify_group.remote(reference))
+            asked = keepers.judge(reference) if keepers else next(next_verifier).verify_group.remote(reference)
+            await verdicts.put(await asked)
         except Exception as error:
             await verdicts.put(error)
 
@@ -92,9 +90,8 @@ async def run_wave(
         again = True
         while again:
             again = False
-            stream = rollouts[index].generate.options(num_returns="streaming").remote(
-                share, n, sampling, wave_seed(*seed, index)
-            )
+            generate = rollouts[index].generate.options(num_returns="streaming").remote
+            stream = generate(share, n, sampling, wave_seed(*seed, index))
             try:
                 async for reference in stream:
                     tasks.append(asyncio.create_task(judge(reference)))
@@ -130,6 +127,10 @@ class Keepers:
 
     engines: Pool
     verifiers: Pool
+
+    async def judge(self, group: Any) -> RolloutGroup:
+        """The group, or that behind a reference, verified by whoever lives."""
+        return await self.verifiers.ask_any("verify_group", group)
 
     async def revived(self, index: int, error: Exception) -> bool:
         """Whether the engine that failed so is there again, with the current weights."""

@@ -11,6 +11,7 @@ rl.refill_rounds=0), so that every batch is full of groups that teach something,
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -109,6 +110,7 @@ class Stream:
         total_steps: int,
         refill: bool = True,
         wait: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ):
         self._source, self._ledger, self._engines, self._judge = source, ledger, engines, judge
         self._group_size, self._sampling, self._seed, self._timeout_s = group_size, sampling, seed, timeout_s
@@ -123,7 +125,6 @@ class Stream:
         self._moved = asyncio.Event()
         self._attempts = 0
         self._observed: dict[str, Any] = {}  # the last stats of each engine that `slots` was told
-        clock = asyncio.get_running_loop().time
         self._clock, self._generating, self._verifying = clock, BusyTime(clock), BusyTime(clock)
         engines.changed.append(self._fill)
 
