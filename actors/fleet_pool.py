@@ -93,7 +93,8 @@ class Broadcaster:
             )
             if self._poller is None or self._poller.done():
                 self._poller = asyncio.create_task(self._poll())
-            return await asyncio.wait_for(future, timeout_s)
+            async with asyncio.timeout(timeout_s):  # wait_for may swallow a cancellation (Python 3.11)
+                return await future
         finally:
             self._waiting.pop(tag, None)
 

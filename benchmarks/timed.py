@@ -147,7 +147,8 @@ class TimedCaller:
         self.targets = targets
 
     async def call(self, name: str, method: str, timeout_s: float, **named: Any) -> Any:
-        return await asyncio.wait_for(getattr(self.targets[name], method)(**named), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            return await getattr(self.targets[name], method)(**named)
 
     def renew(self, name: str) -> None:
         pass

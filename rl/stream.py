@@ -138,7 +138,8 @@ class Stream:
         while not self._ledger.due(step, version, self._wait):
             self._moved.clear()
             try:
-                await asyncio.wait_for(self._moved.wait(), self._timeout_s)
+                async with asyncio.timeout(self._timeout_s):
+                    await self._moved.wait()
             except TimeoutError:
                 raise ServiceFailure(self._silence()) from None
             self._check()
