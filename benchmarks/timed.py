@@ -73,6 +73,7 @@ class TimedEngine:
             raise
         finally:
             work.cancel()
+            work.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits for it any more
             self._calls.pop(group_id, None)
         completions = (Completion("", NOTHING, NOTHING, "stop", version, self.version),)
         return RolloutGroup(group_id, problem, NOTHING, completions)
@@ -96,11 +97,11 @@ class TimedEngine:
         seconds = sum(now - begun - (self.paused_s - paused) for begun, paused in self.begun.values())
         pause = self.load_s + seconds * self.tokens_per_s / self.prefill_per_s
         self.paused_s += pause
-        await self._or_death(asyncio.ensure_future(asyncio.sleep(pause)))
+        await self._or_death(_sleep(pause))
         self.version = version
 
     async def ping(self) -> dict[str, Any]:
-        await self._or_death(asyncio.ensure_future(asyncio.sleep(0)))
+        await self._or_death(_sleep(0))
         return {"sequences": (len(self.begun), self.queued)}
 
     async def start(self) -> None:
@@ -131,13 +132,21 @@ class TimedEngine:
 
     async def _or_death(self, work: asyncio.Future) -> None:
         """The end of `work`, or a dead actor's error."""
-        await asyncio.wait([work, self._death], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait([work, self._death], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
         if self._death.done():
             from ray.exceptions import ActorDiedError
 
             work.cancel()
             raise ActorDiedError()
         work.result()
+
+
+def _sleep(seconds: float) -> asyncio.Future:
+    return asyncio.ensure_future(asyncio.sleep(seconds))
 
 
 class TimedCaller:
