@@ -12,8 +12,8 @@ The schedule's bound is the largest of three times, for the same lengths: the le
 ever empty; and what the rules of admission and consumption (rl.ledger) allow on one engine with all the slots, whose
 updates, verdicts and dispatch take no time (`Ideal`, which shares no code with what is measured).
 
-Real: the starter recipe with S=0 and S=1 (updates in flight), one after the other in both orders, on two cores;
-held-out pass@1 and samples used of each. Last line: JSON.
+Real: the starter recipe with S=0 and then S=1 (updates in flight) on two cores: groups a second over the training
+steps, groups used, held-out pass@1 of each. Last line: JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ import asyncio
 import bisect
 import heapq
 import json
+import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from actors.engine import Sampling
@@ -34,6 +38,8 @@ from benchmarks.virtual_time import VirtualLoop
 from rl.dispatcher import Dispatcher
 from rl.ledger import Ledger
 from rl.stream import Stream
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -196,12 +202,39 @@ def simulated(world: World) -> dict[str, Any]:
     return result
 
 
+def real(steps: int, keys: list[str]) -> dict[str, Any]:
+    """The starter with S=0 and S=1: seconds a sample, samples used, held-out pass@1 at the end."""
+    found = {}
+    with tempfile.TemporaryDirectory() as root:
+        for name, words in (("s0", []), ("s1", ["rl.staleness=1", "engine.update=inflight"])):
+            command = [sys.executable, "main.py", "mode=train", f"rl.steps={steps}", f"run.dir={root}",
+                       f"run.name={name}", "ray.dashboard=false", *words, *keys]
+            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            folder = Path(root) / name
+            rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            samples = sum(row["groups/trained"] + row["groups/filtered"] for row in rows)
+            summary = json.loads((folder / "summary.json").read_text())
+            found[name] = {
+                "seconds": round(sum(row["time/step"] for row in rows), 1),
+                "groups": samples,
+                "pass@1": round(summary["eval_after"]["overall"]["pass@1"], 4),
+                "staleness": max(row["staleness/max"] for row in rows),
+            }
+            print(f"{name}: {found[name]}", flush=True)
+    rate = {name: run["groups"] / run["seconds"] for name, run in found.items()}
+    return {"real_speedup_s1": round(rate["s1"] / rate["s0"], 3), "real": found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=40, help="simulated steps")
     parser.add_argument("--skip-real", action="store_true", help="leave the starter out")
+    parser.add_argument("--real-steps", type=int, default=140, help="steps of the starter")
+    parser.add_argument("keys", nargs="*", help="keys of the starter's two runs, as for main.py")
     arguments = parser.parse_args()
     result = simulated(World(steps=arguments.steps))
+    if not arguments.skip_real:
+        result |= real(arguments.real_steps, arguments.keys)
     print(json.dumps(result))
 
 

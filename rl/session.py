@@ -243,7 +243,7 @@ def write_samples(run_dir: Path, name: str, rows: list[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
 
 
-def run_training(cfg: Config) -> int:
+def run_training(cfg: Config, session: type[Session] = Session) -> int:
     """mode=train. Exit code 0; 130 after ctrl-C; 3 where an actor failed (the run can be resumed)."""
     from rich.console import Console
 
@@ -261,7 +261,7 @@ def run_training(cfg: Config) -> int:
         title = f"run {folder.path.name} · {model} · dashboard {cluster.dashboard or 'off'}"
         done = folder.checkpoints()[-1][0] if folder.checkpoints() else 0
         with Progress(cfg.rl.steps, title, start_step=done) as progress:
-            return _conclude(cfg, Session(cfg, folder, cluster, source, progress), Console())
+            return _conclude(cfg, session(cfg, folder, cluster, source, progress), Console())
     finally:
         cluster.stop()
 

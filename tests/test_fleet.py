@@ -1,4 +1,4 @@
-"""The health of a fleet by hand and by chance, on a clock of the test's own; and the pool that obeys it, on stand-ins."""
+"""The health of a fleet, by hand and by chance, on a clock of the test's own; and the pool that obeys it."""
 
 from __future__ import annotations
 
