@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -78,6 +79,7 @@ class Broadcaster:
     def __init__(self, handles: Mapping[str, Any]):
         from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
+        logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)  # the fleet tells of deaths
         self._ids = {name: i for i, name in enumerate(handles)}
         self._manager = FaultTolerantActorManager(list(handles.values()), 1)
         self._numbers = itertools.count()
@@ -104,7 +106,13 @@ class Broadcaster:
     async def _poll(self) -> None:
         """While anything is waited for: the manager's results to their futures. It has no event to wait on."""
         while self._waiting:
-            for result in self._manager.fetch_ready_async_reqs(timeout_seconds=0.0):
+            try:
+                results = self._manager.fetch_ready_async_reqs(timeout_seconds=0.0)
+            except Exception as error:  # no answer of an actor, and so everybody's
+                for _, future in self._waiting.values():
+                    future.done() or future.set_exception(error)
+                raise
+            for result in results:
                 _, future = self._waiting.get(result.tag, (None, None))
                 if future is not None and not future.done():
                     future.set_result(result.get()) if result.ok else future.set_exception(result.get())

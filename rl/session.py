@@ -70,7 +70,7 @@ class Session:
             raise Interrupted from None
         finally:
             loop.remove_signal_handler(signal.SIGINT)
-            await self.trainer.crew.close()
+            await self.trainer.close()
             self.metrics.close()
 
     def write_summary(self, interrupted: bool) -> Path:
@@ -175,6 +175,8 @@ class Session:
 
     def _heard(self, event: Event) -> None:
         """Write down what happens to actors; tell of deaths and recoveries."""
+        if {event.before, event.after} == {State.HEALTHY, State.STALE} and event.recovery_s is None:
+            return  # new weights, as in every step
         row = {"time": time.time(), **asdict(event)}
         row.pop("at")
         with (self.folder.path / FLEET_FILE).open("a") as file:

@@ -208,6 +208,12 @@ class Trainer:
         await self.crew.publish(self.version, anew=True)
         await self.crew.settle()
 
+    async def close(self) -> None:
+        """Stop what runs beside the steps."""
+        if self.stream:
+            await self.stream.reset()
+        await self.crew.close()
+
 
 def run(cfg: Config) -> int:
     """mode=train: see rl.session."""

@@ -1,4 +1,4 @@
-"""On-policy waves whose engine or verifier dies: the same groups, each once; and learners that are put back together."""
+"""On-policy waves whose engine or verifier dies: the same groups, each once; learners that are put back together."""
 
 from __future__ import annotations
 
