@@ -183,6 +183,8 @@ class RLConfig:
     entropy: bool = key(True, "measure the policy's entropy")
     stragglers: str = key("wait", "groups about to grow too old: wait for them, or cancel them (favours short answers)",
                           ("wait", "cancel"))
+    train_planner: bool = key(False, "train the policy to plan too: rl.plans a problem, rl.group_size solutions each")
+    plans: int = key(4, "plans of one problem (rl.train_planner)")
 
 
 @dataclass

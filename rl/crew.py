@@ -42,7 +42,7 @@ class Crew:
         self.verifiers = pool("verifier", cluster.verifiers, restart_verifier)
         names = [f"learner-{i}" for i in range(len(cluster.learners))]
         self.learners = Fleet(names, time.monotonic, weights=False, listen=tell)
-        self.keepers = Keepers(self.engines, self.verifiers)
+        self.keepers = Keepers(self.engines, self.verifiers, cfg.rl.plans if cfg.rl.train_planner else 0)
 
     def open(self) -> None:
         """Begin to look after them. Idempotent; needs a running event loop."""

@@ -18,6 +18,7 @@ from typing import Any
 from actors.engine import Sampling
 from actors.fleet_pool import Pool, is_death
 from actors.messages import Problem, RolloutGroup
+from actors.planned import with_credit
 from rl.ledger import Ledger
 from rl.source import Source
 
@@ -70,6 +71,7 @@ async def run_wave(
     timeout_s: float,
     wave: Wave,
     keepers: Keepers | None = None,
+    plans: int = 0,
 ) -> AsyncIterator[RolloutGroup]:
     """Yield each group once it is verified. Raises ServiceFailure naming the actor that died or did not answer.
 
@@ -91,7 +93,7 @@ async def run_wave(
         while again:
             again = False
             generate = rollouts[index].generate.options(num_returns="streaming").remote
-            stream = generate(share, n, sampling, wave_seed(*seed, index))
+            stream = generate(share, n, sampling, wave_seed(*seed, index), *([plans] if plans else []))
             try:
                 async for reference in stream:
                     tasks.append(asyncio.create_task(judge(reference)))
@@ -128,9 +130,15 @@ class Keepers:
     engines: Pool
     verifiers: Pool
 
+    plans: int = 0  # of each problem; then groups come with solutions as their parts
+
     async def judge(self, group: Any) -> RolloutGroup:
         """The group, or that behind a reference, verified by whoever lives."""
-        return await self.verifiers.ask_any("verify_group", group)
+        if not self.plans:
+            return await self.verifiers.ask_any("verify_group", group)
+        group = group if isinstance(group, RolloutGroup) else await group
+        checks = (self.verifiers.ask_any("verify_group", part) for part in group.parts)
+        return with_credit(group, await asyncio.gather(*checks))
 
     async def revived(self, index: int, error: Exception) -> bool:
         """Whether the engine that failed so is there again, with the current weights."""
@@ -209,7 +217,7 @@ class Dispatcher:
     async def _round(self, problems, seed, wave, result: Collected, progress) -> None:
         waves = run_wave(
             self._rollouts, self._verifiers, problems, self._group_size, self._sampling, seed, self._timeout_s, wave,
-            self._keepers,
+            self._keepers, self._keepers.plans if self._keepers else 0,
         )
         done = 0
         async for group in waves:

@@ -107,7 +107,7 @@ def test_an_engine_that_dies_too_often_ends_the_step_with_the_reason():
 def crew(monkeypatch, restart) -> crews.Crew:
     monkeypatch.setattr(crews, "Broadcaster", lambda handles: None)
     monkeypatch.setattr(crews, "restart_learners", restart)
-    cfg = SimpleNamespace(engine=SimpleNamespace(timeout_s=1, update="drain"))
+    cfg = SimpleNamespace(engine=SimpleNamespace(timeout_s=1, update="drain"), rl=SimpleNamespace(train_planner=False))
     cluster = SimpleNamespace(rollouts=["r"], verifiers=["v"], learners=["l0", "l1"])
     return crews.Crew(cfg, cluster)
 
