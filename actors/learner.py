@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.fleet_pool import NotStarted
 from actors.messages import TokenBatch
 from actors.verl_engine import EngineSettings, Loss, VerlEngine
 
@@ -113,5 +114,5 @@ class Learner:
 
     def _ready(self) -> VerlEngine:
         if self._engine is None:
-            raise RuntimeError(f"{self.name} was not started: call start(address, port) first")
+            raise NotStarted(f"{self.name} was not started: call start(address, port) first")
         return self._engine

@@ -113,13 +113,22 @@ class Comparison:
 
 @dataclass(frozen=True)
 class RolloutGroup:
-    """A Problem, the tokens of its prompt (int32 [P]), its G Completions, and a Verdict for each (once verified)."""
+    """A Problem, the tokens of its prompt (int32 [P]), its G Completions, and a Verdict for each (once verified).
+
+    Where `parts` are there, the completions are plans, and `parts[i]` is the group of solutions under the i-th.
+    """
 
     group_id: int
     problem: Problem
     prompt_ids: np.ndarray
     completions: tuple[Completion, ...]
     verdicts: tuple[Verdict, ...] = ()
+    parts: tuple[RolloutGroup, ...] = ()
+
+    @property
+    def answers(self) -> tuple[RolloutGroup, ...]:
+        """The groups whose completions answer the problem: its parts, or itself."""
+        return self.parts or (self,)
 
     @property
     def start_version(self) -> int:

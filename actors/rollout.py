@@ -10,25 +10,29 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from actors.engine import Request, Sampling
-from actors.engine.vllm import VllmEngine, VllmSettings
+from actors.engine.vllm import EngineClosed, VllmEngine, VllmSettings
+from actors.fleet_pool import Managed, NotStarted
 from actors.messages import Problem, RolloutGroup
+from actors.planned import plan_problem, solve_problem
 
 
 class PromptTooLong(ValueError):
     """A prompt leaves no room for a completion in the engine's context."""
 
 
-class Rollout:
+class Rollout(Managed):
     def __init__(self, name: str, settings: VllmSettings):
         self.name, self.settings = name, settings
         self._engine: VllmEngine | None = None
         self._started = time.monotonic()
         self._groups = 0
+        self._calls: dict[int, asyncio.Task] = {}  # of `group`, by group id
         self._state = "starting"
 
     def __repr__(self) -> str:
@@ -44,12 +48,18 @@ class Rollout:
         return {**await self.status(), "seconds": time.perf_counter() - started}
 
     async def generate(
-        self, problems: Sequence[tuple[int, Problem]], n: int, sampling: Sampling, seed: int | None = None
+        self, problems: Sequence[tuple[int, Problem]], n: int, sampling: Sampling, seed: int | None = None,
+        plans: int = 0,
     ) -> AsyncIterator[RolloutGroup]:
         """Yield an unverified RolloutGroup of `n` completions for each (group id, problem), as each finishes.
 
+        With `plans`, of that many plans each, with `n` solutions of every plan as parts, once all are there.
         Raises PromptTooLong, naming the problem, before anything is generated.
         """
+        if plans:
+            async for group in self._planned(problems, n, sampling, seed, plans):
+                yield group
+            return
         engine, prompts = self._ready(), {}
         for group_id, problem in problems:
             prompts[str(group_id)] = (group_id, problem, self._encode(problem, sampling))
@@ -62,6 +72,51 @@ class Rollout:
                 yield RolloutGroup(group_id, problem, prompt, completions)
         finally:
             self._state = "ready"
+
+    async def group(
+        self, group_id: int, problem: Problem, n: int, sampling: Sampling, seed: int | None = None, plans: int = 0
+    ) -> RolloutGroup | None:
+        """One unverified group, beside whatever else runs; None where `cancel` ended it. Raises PromptTooLong."""
+        self._ready()
+        call = self._calls[group_id] = asyncio.create_task(self._one(group_id, problem, n, sampling, seed, plans))
+        try:
+            await asyncio.wait([call])
+            return None if call.cancelled() else call.result()
+        finally:
+            call.cancel()
+            self._calls.pop(group_id, None)
+
+    async def cancel(self, group_id: int) -> None:
+        """Stop generating a group, if it runs here."""
+        if group_id in self._calls:
+            self._calls[group_id].cancel()
+
+    async def _one(self, group_id: int, problem: Problem, *arguments: Any) -> RolloutGroup:
+        async for group in self.generate([(group_id, problem)], *arguments):
+            return group
+        raise EngineClosed(f"{self.name} ended without a group")
+
+    async def _planned(
+        self, problems: Sequence[tuple[int, Problem]], n: int, sampling: Sampling, seed: int | None, plans: int
+    ) -> AsyncIterator[RolloutGroup]:
+        """All plans first, then all solutions, so that each wave is a function of its seed."""
+        asked = [(group_id, plan_problem(problem)) for group_id, problem in problems]
+        planned = {g.group_id: g async for g in self.generate(asked, plans, sampling, seed)}
+        tasks = [(group_id, solve_problem(problem, plan.text))
+                 for group_id, problem in problems for plan in planned[group_id].completions]
+        numbered = [(number, task) for number, (_, task) in enumerate(tasks)]
+        following = None if seed is None else seed ^ 1
+        solved = {g.group_id: g async for g in self.generate(numbered, n, sampling, following)}
+        for first, (group_id, problem) in zip(range(0, len(tasks), plans), problems, strict=True):
+            parts = (replace(solved[first + i], group_id=group_id) for i in range(plans))
+            yield replace(planned[group_id], problem=problem, parts=tuple(parts))
+
+    async def ping(self) -> dict[str, Any]:
+        """Counters, as a sign of life. Raises NotStarted after a restart, EngineClosed where vLLM has failed."""
+        failure = self._ready().failure
+        if failure is not None:
+            raise EngineClosed(f"the vLLM engine of {self.name} stopped: {failure!r}")
+        return await self.status()
 
     async def load(self, weights: Mapping[str, np.ndarray], version: int) -> float:
         """Replace the weights in place; completions begun from now on are stamped with `version`. Returns seconds."""
@@ -93,7 +148,7 @@ class Rollout:
 
     def _ready(self) -> VllmEngine:
         if self._engine is None:
-            raise RuntimeError(f"{self.name} was not started: call start() first")
+            raise NotStarted(f"{self.name} was not started: call start() first")
         return self._engine
 
     def _encode(self, problem: Problem, sampling: Sampling) -> np.ndarray:

@@ -114,6 +114,8 @@ class EngineConfig:
     gpu_memory: float = key(0.85, "share of a GPU's memory that one engine may take")
     enforce_eager: bool = key(True, "no graph capture nor compilation (starts sooner)")
     timeout_s: int = key(300, "seconds an engine may take to start or to answer")
+    update: str = key("drain", "new weights with rl.staleness>0: once nothing runs, or between two tokens",
+                      ("drain", "inflight"))
 
 
 @dataclass
@@ -185,6 +187,10 @@ class RLConfig:
     updates_per_step: int = key(1, "optimizer updates a step")
     kl_coef: float = key(0.0, "weight of the KL to the first policy (0: off)")
     entropy: bool = key(True, "measure the policy's entropy")
+    stragglers: str = key("wait", "groups about to grow too old: wait for them, or cancel them (favours short answers)",
+                          ("wait", "cancel"))
+    train_planner: bool = key(False, "train the policy to plan too: rl.plans a problem, rl.group_size solutions each")
+    plans: int = key(4, "plans of one problem (rl.train_planner)")
 
 
 @dataclass

@@ -21,6 +21,7 @@ AT_LEAST: dict[str, float] = {
     "learner.weight_decay": 0, "learner.clip_grad": 0, "learner.micro_tokens": 1,
     "rl.steps": 0, "rl.groups": 1, "rl.group_size": 1, "rl.staleness": 0, "rl.clip_low": 0, "rl.clip_high": 0,
     "rl.tis_cap": 0, "rl.overlong_buffer": 0, "rl.refill_rounds": 0, "rl.updates_per_step": 1, "rl.kl_coef": 0,
+    "rl.plans": 2,
     "eval.problems": 1, "eval.samples": 1, "eval.every": 0, "eval.temperature": 0,
     "sft.steps": 0, "sft.batch_tokens": 1, "sft.val_every": 0, "sft.val_problems": 1,
     "verify.workers": 0,
@@ -160,7 +161,6 @@ def check_optimizer(cfg: Config) -> None:
 
 def check_rl(cfg: Config) -> None:
     rl = cfg.rl
-    _require(rl.staleness == 0, f"rl.staleness={rl.staleness} is not built yet: use rl.staleness=0")
     if cfg.mode != "train":
         return
     _require(rl.group_size >= 2,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,10 @@ def rewards(group: RolloutGroup, rl: RLConfig, max_tokens: int) -> tuple[np.ndar
 
 
 def filter_reason(group: RolloutGroup, rl: RLConfig, max_tokens: int) -> str:
-    """Why a group is not worth training on; "" if it is."""
+    """Why a group is not worth training on; "" if it is. A planned one is if its plans differ, or solutions under one.
+    """
+    if any(not filter_reason(part, rl, max_tokens) for part in group.parts):
+        return ""
     values, valid = rewards(group, rl, max_tokens)
     if valid.sum() < 2:
         return "verifier errors"
@@ -34,10 +37,12 @@ def filter_reason(group: RolloutGroup, rl: RLConfig, max_tokens: int) -> str:
 def sequences(groups: Sequence[RolloutGroup], rl: RLConfig, max_tokens: int) -> list[dict[str, np.ndarray]]:
     """One entry a completion: group id, tokens [P+T] and, aligned with them, mask, advantages, rollout_logprobs.
 
+    Plans are compared across those of a problem, solutions within one plan (see actors.planned).
+
     Completions without a verdict, and truncated ones if rl.mask_truncated, are left out: they would only add zeros.
     """
     result = []
-    for group in groups:
+    for prompt, group in (pair for whole in groups for pair in _by_prompt(whole)):
         values, valid = rewards(group, rl, max_tokens)
         advantages = group_advantages(values, valid, rl.advantage)
         for completion, ok, advantage in zip(group.completions, valid, advantages, strict=True):
@@ -47,7 +52,7 @@ def sequences(groups: Sequence[RolloutGroup], rl: RLConfig, max_tokens: int) -> 
             mask = np.concatenate([np.zeros(before, np.float32), np.ones(after, np.float32)])
             result.append(
                 {
-                    "group": group.group_id,
+                    "group": prompt,
                     "tokens": np.concatenate([group.prompt_ids, completion.token_ids]),
                     "mask": mask,
                     "advantages": mask * advantage,
@@ -57,10 +62,18 @@ def sequences(groups: Sequence[RolloutGroup], rl: RLConfig, max_tokens: int) -> 
     return result
 
 
+def _by_prompt(group: RolloutGroup) -> Iterator[tuple[Any, RolloutGroup]]:
+    """What has a prompt of its own in a group, each with a name: the plans or answers, then the parts."""
+    yield group.group_id, group
+    for number, part in enumerate(group.parts):
+        yield (group.group_id, number), part
+
+
 def rollout_metrics(seen: Sequence[RolloutGroup], trained: Sequence[RolloutGroup], version: int) -> dict[str, Any]:
     """Rewards, lengths, errors and staleness of a step. Rewards are of all groups generated, not of the kept ones."""
-    verdicts = [v for g in seen for v in g.verdicts]
-    completions = [c for g in seen for c in g.completions]
+    answered = [part for group in seen for part in group.answers]
+    verdicts = [v for g in answered for v in g.verdicts]
+    completions = [c for g in answered for c in g.completions]
     judged = [v.score for v in verdicts if v.status != "error"]
     metrics: dict[str, Any] = {
         "reward/mean": float(np.mean(judged)) if judged else 0.0,
@@ -69,10 +82,14 @@ def rollout_metrics(seen: Sequence[RolloutGroup], trained: Sequence[RolloutGroup
         "length/mean": float(np.mean([len(c.token_ids) for c in completions])) if completions else 0.0,
         "length/truncated": sum(c.truncated for c in completions) / max(len(completions), 1),
     }
-    for domain in sorted({g.problem.domain for g in seen}):
-        scores = [v.score for g in seen if g.problem.domain == domain for v in g.verdicts if v.status != "error"]
+    for domain in sorted({g.problem.domain for g in answered}):
+        scores = [v.score for g in answered if g.problem.domain == domain for v in g.verdicts if v.status != "error"]
         if scores:
             metrics[f"reward/{domain}"] = float(np.mean(scores))
+    plans = [c for group in seen if group.parts for c in group.completions]
+    if plans:
+        metrics["tokens/generated"] += sum(len(c.token_ids) for c in plans)
+        metrics["length/plan"] = float(np.mean([len(c.token_ids) for c in plans]))
     ages = [version - g.start_version for g in trained]
     metrics["staleness/mean"] = float(np.mean(ages)) if ages else 0.0
     metrics["staleness/max"] = max(ages, default=0)

@@ -10,11 +10,13 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from actors import watchdog
+from actors.fleet_pool import managed
 from conf.checks import check_port
 from conf.errors import UserError
 from conf.plan import gpu_share, uses_gpu
@@ -183,7 +185,8 @@ def create_rollouts(cfg: Config, cluster: Cluster, model_path: str) -> None:
     for i in range(e.count):
         name = f"rollout-{i}"
         options = _options(cfg, name, 0 if where == "cpu" else 1, gpus, environment(settings))
-        actor = ray.remote(Rollout).options(**options, max_concurrency=1000).remote(name, settings)
+        options |= {"max_concurrency": 1000, "max_restarts": -1}
+        actor = ray.remote(Rollout).options(**options).remote(name, settings)
         cluster.rollouts.append(actor)
 
 
@@ -201,7 +204,7 @@ def create_verifiers(cfg: Config, cluster: Cluster) -> None:
     for i in range(v.count):
         name = f"verifier-{i}"
         options = _options(cfg, name, 0, 0, {"OMP_NUM_THREADS": "1"})
-        actor = ray.remote(Verifier).options(**options, max_concurrency=1000)
+        actor = ray.remote(managed(Verifier)).options(**options, max_concurrency=1000, max_restarts=-1)
         weaker = cfg.sandbox.allow_weaker
         cluster.verifiers.append(actor.remote(name, v.workers, v.timeout_s, v.retries, weaker, **v.options))
 
@@ -242,6 +245,7 @@ def create_learners(cfg: Config, cluster: Cluster, model_path: str, total_steps:
     for rank in range(c.world_size):
         name = f"learner-{rank}"
         options = _options(cfg, name, 0 if where == "cpu" else 1, _gpus_each(cfg, where), env)
+        options["max_restarts"] = -1
         actor = ray.remote(Learner).options(**options).remote(name, rank, c.world_size, settings, c.threads)
         cluster.learners.append(actor)
 
@@ -285,3 +289,41 @@ async def _wait(reference: Any) -> Any:
     return await reference
 
 
+
+
+async def restart_rollout(actor: Any, kill: bool) -> None:
+    """Ray brings the process back by itself, empty; `kill` ends one that lives and does not work."""
+    await _reborn(actor, kill)
+    await _wait(actor.start.remote())
+
+
+async def restart_verifier(actor: Any, kill: bool) -> None:
+    await _reborn(actor, kill)
+
+
+async def restart_learners(learners: Sequence[Any], timeout_s: float) -> None:
+    """All ranks, as those that live hang in a collective. They are at the first weights then. Raises TimeoutError."""
+    import ray
+
+    async with asyncio.timeout(timeout_s):
+        for learner in learners:
+            ray.kill(learner, no_restart=False)
+        await asyncio.gather(*(_reborn(learner, False) for learner in learners))
+        address, port = await learners[0].rendezvous.remote()
+        await asyncio.gather(*(_wait(learner.start.remote(address, port)) for learner in learners))
+
+
+async def _reborn(actor: Any, kill: bool) -> None:
+    """Until a process of the actor answers."""
+    import ray
+    from ray.exceptions import RayActorError
+
+    if kill:
+        ray.kill(actor, no_restart=False)
+    while True:
+        await asyncio.sleep(0.5)  # also until a killed process has ended: it must not be the one that answers
+        try:
+            await _wait(actor.status.remote())
+            return
+        except RayActorError:
+            continue

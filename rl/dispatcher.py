@@ -16,13 +16,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.engine import Sampling
+from actors.fleet_pool import Pool, is_death
 from actors.messages import Problem, RolloutGroup
+from actors.planned import with_credit
 from rl.ledger import Ledger
 from rl.source import Source
 
 
 class ServiceFailure(RuntimeError):
     """An actor died, did not answer in time, or verifiers failed too often: the run cannot go on."""
+
+
+class ActorsLost(ServiceFailure):
+    """Named actors died or did not answer in time; the run can go on once they are brought up again."""
+
+    def __init__(self, message: str, names: Sequence[str]):
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 @dataclass
@@ -42,6 +52,7 @@ class Collected:
     generate_s: float = 0.0
     verify_s: float = 0.0
     rounds: int = 0
+    waited_s: float = 0.0  # in which there was nothing to learn from (rl.staleness > 0)
 
 
 def wave_seed(*parts: int) -> int:
@@ -59,36 +70,50 @@ async def run_wave(
     seed: tuple[int, ...],
     timeout_s: float,
     wave: Wave,
+    keepers: Keepers | None = None,
+    plans: int = 0,
 ) -> AsyncIterator[RolloutGroup]:
-    """Yield each group once it is verified. Raises ServiceFailure naming the actor that died or did not answer."""
+    """Yield each group once it is verified. Raises ServiceFailure naming the actor that died or did not answer.
+
+    With `keepers` a death costs time only: the share of an engine that died is asked of it again once it is back, with
+    the same seed, which gives the same groups (those that had come already are left out); a verifier's is another's.
+    """
     started, verdicts = time.perf_counter(), asyncio.Queue()
     next_verifier = itertools.cycle(verifiers)
 
     async def judge(reference: Any) -> None:
         try:
-            await verdicts.put(await next(next_verifier).verify_group.remote(reference))
+            asked = keepers.judge(reference) if keepers else next(next_verifier).verify_group.remote(reference)
+            await verdicts.put(await asked)
         except Exception as error:
             await verdicts.put(error)
 
     async def drive(index: int, share: Sequence[tuple[int, Problem]]) -> None:
-        stream = rollouts[index].generate.options(num_returns="streaming").remote(
-            share, n, sampling, wave_seed(*seed, index)
-        )
-        try:
-            async for reference in stream:
-                tasks.append(asyncio.create_task(judge(reference)))
-        except Exception as error:
-            await verdicts.put(error)
+        again = True
+        while again:
+            again = False
+            generate = rollouts[index].generate.options(num_returns="streaming").remote
+            stream = generate(share, n, sampling, wave_seed(*seed, index), *([plans] if plans else []))
+            try:
+                async for reference in stream:
+                    tasks.append(asyncio.create_task(judge(reference)))
+            except Exception as error:
+                again = keepers is not None and await keepers.revived(index, error)
+                if not again:
+                    await verdicts.put(error)
         wave.generate = time.perf_counter() - started
 
     shares = [problems[i :: len(rollouts)] for i in range(len(rollouts))]
     tasks = [asyncio.create_task(drive(i, share)) for i, share in enumerate(shares) if share]
+    waiting = {group_id for group_id, _ in problems}
     try:
-        for _ in range(len(problems)):
+        while waiting:
             item = await asyncio.wait_for(verdicts.get(), timeout_s)
             if isinstance(item, Exception):
-                raise _failure(item) from item
-            yield item
+                raise service_failure(item) from item
+            if item.group_id in waiting:
+                waiting.discard(item.group_id)
+                yield item
         wave.verify = time.perf_counter() - started - wave.generate
     except TimeoutError:
         late = f"no group came back within engine.timeout_s={timeout_s} s: a rollout or verifier hangs"
@@ -98,7 +123,33 @@ async def run_wave(
             task.cancel()
 
 
-def _failure(error: Exception) -> Exception:
+@dataclass
+class Keepers:
+    """Who brings dead engines and verifiers back."""
+
+    engines: Pool
+    verifiers: Pool
+
+    plans: int = 0  # of each problem; then groups come with solutions as their parts
+
+    async def judge(self, group: Any) -> RolloutGroup:
+        """The group, or that behind a reference, verified by whoever lives."""
+        if not self.plans:
+            return await self.verifiers.ask_any("verify_group", group)
+        group = group if isinstance(group, RolloutGroup) else await group
+        checks = (self.verifiers.ask_any("verify_group", part) for part in group.parts)
+        return with_credit(group, await asyncio.gather(*checks))
+
+    async def revived(self, index: int, error: Exception) -> bool:
+        """Whether the engine that failed so is there again, with the current weights."""
+        if not is_death(error):
+            return False
+        name = list(self.engines.handles)[index]
+        self.engines.died(name, error)
+        return await self.engines.back(name)
+
+
+def service_failure(error: Exception) -> Exception:
     from ray.exceptions import RayActorError, RayTaskError
 
     cause = getattr(error, "cause", None) or error
@@ -127,13 +178,14 @@ class Dispatcher:
         seed: int,
         timeout_s: float,
         keep: Callable[[RolloutGroup], str],
+        keepers: Keepers | None = None,
     ):
         """`keep(group)` is "" for a group worth training on, else the reason why it is filtered."""
         self._source, self._ledger = source, ledger
         self._rollouts, self._verifiers = rollouts, verifiers
         self._group_size, self._sampling = group_size, sampling
         self._rounds, self._seed, self._timeout_s = 1 + refill_rounds, seed, timeout_s
-        self._keep = keep
+        self._keep, self._keepers = keep, keepers
 
     async def collect(self, step: int, version: int, progress: Callable[[int, int], None]) -> Collected:
         """Dispatch within the ledger's capacity, round by round, and return what `version` may be trained on.
@@ -164,7 +216,8 @@ class Dispatcher:
 
     async def _round(self, problems, seed, wave, result: Collected, progress) -> None:
         waves = run_wave(
-            self._rollouts, self._verifiers, problems, self._group_size, self._sampling, seed, self._timeout_s, wave
+            self._rollouts, self._verifiers, problems, self._group_size, self._sampling, seed, self._timeout_s, wave,
+            self._keepers, self._keepers.plans if self._keepers else 0,
         )
         done = 0
         async for group in waves:

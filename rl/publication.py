@@ -10,7 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rl.dispatcher import ServiceFailure
+from actors.fleet_pool import is_gone
+from rl.dispatcher import ActorsLost, ServiceFailure
 
 
 async def publish(learners: Sequence[Any], rollouts: Sequence[Any], version: int, timeout_s: float) -> float:
@@ -20,15 +21,22 @@ async def publish(learners: Sequence[Any], rollouts: Sequence[Any], version: int
     actors that failed or did not answer in time: an engine that missed an update must not generate.
     """
     started = time.perf_counter()
-    exports = [learner.weights.remote() for learner in learners]
-    await within(exports, [f"learner-{i}" for i in range(len(exports))], timeout_s, "export weights")
-    loads = [rollout.load.remote(exports[0], version) for rollout in rollouts]
+    weights = await export(learners, timeout_s)
+    loads = [rollout.load.remote(weights, version) for rollout in rollouts]
     await within(loads, [f"rollout-{i}" for i in range(len(loads))], timeout_s, "load weights")
     return time.perf_counter() - started
 
 
+async def export(learners: Sequence[Any], timeout_s: float) -> Any:
+    """A reference to the learners' weights, which whoever loads them copies through the object store."""
+    exports = [learner.weights.remote() for learner in learners]
+    await within(exports, [f"learner-{i}" for i in range(len(exports))], timeout_s, "export weights")
+    return exports[0]
+
+
 async def within(references: Sequence[Any], names: Sequence[str], timeout_s: float, what: str) -> list[Any]:
-    """The results of remote calls, or ServiceFailure with the names of those that failed or were late."""
+    """The results of remote calls. Raises ServiceFailure naming those that failed, ActorsLost those that died or were
+    late, which the run survives where they can be brought up again."""
 
     async def wait(reference: Any) -> Any:
         return await reference
@@ -42,7 +50,8 @@ async def within(references: Sequence[Any], names: Sequence[str], timeout_s: flo
         task.cancel()
     if failed:
         name, error = failed[0]
-        raise ServiceFailure(f"{name} failed to {what}: {' '.join(str(error).split())[-300:]}") from error
+        message = f"{name} failed to {what}: {' '.join(str(error).split())[-300:]}"
+        raise (ActorsLost(message, [name]) if is_gone(error) else ServiceFailure(message)) from error
     if late:
-        raise ServiceFailure(f"{', '.join(late)} did not {what} within {timeout_s} s")
+        raise ActorsLost(f"{', '.join(late)} did not {what} within {timeout_s} s", late)
     return [task.result() for task in tasks]

@@ -8,24 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import pickle
 import signal
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from actors.engine import Sampling
+from actors.fleet import Event, State
 from conf.checks import check_model_dir, check_run_dir
 from conf.schema import Config
 from rl.checkpoint import RunFolder, open_run, read_json, write_json
 from rl.cluster import Cluster, create_learners, create_rollouts, create_verifiers, start_actors, start_ray
-from rl.dispatcher import ServiceFailure
+from rl.dispatcher import ActorsLost, ServiceFailure
 from rl.evaluation import Evaluation, evaluate
 from rl.metrics import MetricsLog
 from rl.progress import Progress, before_after_table
-from rl.publication import publish, within
+from rl.publication import within
 from rl.report.machine import describe_machine
 from rl.source import Source, heldout
 from rl.trainer import Trainer
+
+IN_FLIGHT, FLEET_FILE = "in_flight.pkl", "fleet.jsonl"
+EVAL_ATTEMPTS = 3
 
 
 class Interrupted(Exception):
@@ -38,6 +45,7 @@ class Session:
     def __init__(self, cfg: Config, folder: RunFolder, cluster: Cluster, source: Source, progress: Progress):
         self.cfg, self.folder, self.cluster, self.progress = cfg, folder, cluster, progress
         self.trainer = Trainer(cfg, cluster, source)
+        self.trainer.crew.listen = self._heard
         self.metrics = MetricsLog(folder.path)
         self.problems = heldout(cfg, cfg.eval.problems, cfg.eval.seed)
         self.started = time.time()
@@ -51,7 +59,8 @@ class Session:
         try:
             self.progress.phase("starting vLLM, verl's learner and the verifiers (about half a minute)")
             await start_actors(self.cfg, self.cluster, self.progress.note)
-            await self._restore()
+            self.trainer.crew.open()
+            await self._begin()
             self.summary["eval_before"] = await self._evaluate("before")
             await self._train()
             self.summary["eval_after"] = await self._evaluate("after")
@@ -61,6 +70,7 @@ class Session:
             raise Interrupted from None
         finally:
             loop.remove_signal_handler(signal.SIGINT)
+            await self.trainer.close()
             self.metrics.close()
 
     def write_summary(self, interrupted: bool) -> Path:
@@ -89,45 +99,93 @@ class Session:
         """A checkpoint of the step just completed (a collective of all learners)."""
         trainer = self.trainer
         aside = self.folder.new_checkpoint(trainer.completed)
+        state, in_flight = trainer.state_dict(), trainer.in_flight()  # of one moment: groups go on arriving
+        if in_flight is not None:
+            (aside / IN_FLIGHT).write_bytes(pickle.dumps(in_flight))
         calls = [learner.save.remote(str(aside)) for learner in self.cluster.learners]
         names = [f"learner-{i}" for i in range(len(calls))]
         await within(calls, names, self.cfg.engine.timeout_s, "save a checkpoint")
-        self.folder.commit(aside, trainer.completed, trainer.state_dict(), self.cfg.run.keep)
+        self.folder.commit(aside, trainer.completed, state, self.cfg.run.keep)
+
+    async def _begin(self) -> None:
+        """At the newest checkpoint of a resumed run, if there is one."""
+        if self.folder.checkpoints():
+            await self._restore()
+            after = f"after step {self.trainer.completed}, policy version {self.trainer.version}"
+            self.progress.note(f"resumed {self.folder.path.name} {after}")
+        else:
+            self.metrics.truncate_after(0)
 
     async def _restore(self) -> None:
-        """Go to the newest checkpoint of a resumed run, and give the engines its weights."""
-        checkpoints = self.folder.checkpoints()
-        if not checkpoints:
-            self.metrics.truncate_after(0)
-            return
-        step, path = checkpoints[-1]
-        self.progress.phase(f"restoring step {step}")
-        calls = [learner.restore.remote(str(path)) for learner in self.cluster.learners]
-        names = [f"learner-{i}" for i in range(len(calls))]
-        await within(calls, names, self.cfg.engine.timeout_s, "restore its checkpoint")
-        self.trainer.load_state_dict(step, read_json(path / "trainer.json"))
+        """Learners, engines and books as the newest checkpoint has them; as at the start where there is none."""
+        step, state, in_flight = 0, None, None
+        if checkpoints := self.folder.checkpoints():
+            step, path = checkpoints[-1]
+            self.progress.phase(f"restoring step {step}")
+            calls = [learner.restore.remote(str(path)) for learner in self.cluster.learners]
+            names = [f"learner-{i}" for i in range(len(calls))]
+            await within(calls, names, self.cfg.engine.timeout_s, "restore its checkpoint")
+            state = read_json(path / "trainer.json")
+            if (path / IN_FLIGHT).exists():
+                in_flight = pickle.loads((path / IN_FLIGHT).read_bytes())
+        await self.trainer.go_back(step, state, in_flight)
         self.metrics.truncate_after(step)
-        await publish(self.cluster.learners, self.cluster.rollouts, self.trainer.version, self.cfg.engine.timeout_s)
-        self.progress.note(f"resumed {self.folder.path.name} after step {step}, policy version {self.trainer.version}")
 
     async def _train(self) -> None:
-        cfg, trainer = self.cfg, self.trainer
         self.progress.phase(None)
-        while trainer.completed < cfg.rl.steps:
-            metrics = await trainer.step()
-            step = metrics["step"]
-            if cfg.eval.every and step % cfg.eval.every == 0 and step < cfg.rl.steps:
-                result = await self._sample(f"evaluating after step {step}")
-                metrics["eval/pass@1"] = result.summary["overall"]["pass@1"]
-                write_samples(self.folder.path, f"step_{step:05d}", result.rows)
-                self.progress.phase(None)
-            self.metrics.log(step, metrics)
-            self.progress.step(metrics)
-            due = cfg.run.save_every and step % cfg.run.save_every == 0
-            if due or step == cfg.rl.steps or self._stop.is_set():
-                await self.save()
-            if self._stop.is_set():
-                raise Interrupted
+        while self.trainer.completed < self.cfg.rl.steps:
+            try:
+                await self._one_step()
+            except ActorsLost as lost:
+                await self._recover(lost)
+
+    async def _one_step(self) -> None:
+        """A step, what it is told as, and what is saved of it. Raises Interrupted once a stop was asked for."""
+        cfg = self.cfg
+        metrics = await self.trainer.step()
+        step = metrics["step"]
+        if cfg.eval.every and step % cfg.eval.every == 0 and step < cfg.rl.steps:
+            result = await self._sample(f"evaluating after step {step}")
+            metrics["eval/pass@1"] = result.summary["overall"]["pass@1"]
+            write_samples(self.folder.path, f"step_{step:05d}", result.rows)
+            self.progress.phase(None)
+        self.metrics.log(step, metrics)
+        self.progress.step(metrics)
+        due = cfg.run.save_every and step % cfg.run.save_every == 0
+        if due or step == cfg.rl.steps or self._stop.is_set():
+            await self.save()
+        if self._stop.is_set():
+            raise Interrupted
+
+    async def _recover(self, lost: ActorsLost) -> None:
+        """Put lost learners back together and go back to the last checkpoint; the steps since then are repeated."""
+        while True:
+            if not any(name.startswith("learner") for name in lost.names):
+                raise lost
+            self.progress.note(f"{lost}: restarting the learners")
+            try:
+                await self.trainer.crew.restart_learners(lost)
+                await self._restore()
+                break
+            except ActorsLost as again:
+                lost = again
+        self.trainer.crew.learners_are_back()
+        self.progress.note(f"went back to step {self.trainer.completed} and repeat from there")
+        self.progress.phase(None)
+
+    def _heard(self, event: Event) -> None:
+        """Write down what happens to actors; tell of deaths and recoveries."""
+        if {event.before, event.after} == {State.HEALTHY, State.STALE} and event.recovery_s is None:
+            return  # new weights, as in every step
+        row = {"time": time.time(), **asdict(event)}
+        row.pop("at")
+        with (self.folder.path / FLEET_FILE).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if event.after in (State.DEAD, State.RETIRED):
+            given_up = "given up: " if event.after == State.RETIRED else ""
+            self.progress.note(f"{event.name} died: {given_up}{event.reason}")
+        elif event.recovery_s is not None:
+            self.progress.note(f"{event.name} is back after {event.recovery_s:.1f} s")
 
     async def _evaluate(self, when: str) -> dict[str, Any]:
         """Evaluate once a run: a resumed one keeps what was measured."""
@@ -146,16 +204,25 @@ class Session:
         e = self.cfg.eval
         self.progress.phase(phase)
         sampling = Sampling(e.temperature, e.top_p, -1, self.cfg.sampling.max_tokens)
-        return await evaluate(
-            self.cluster.rollouts,
-            self.cluster.verifiers,
-            self.problems,
-            e.samples,
-            sampling,
-            e.seed,
-            self.cfg.engine.timeout_s,
-            self.progress.advance,
-        )
+        for attempt in range(EVAL_ATTEMPTS):
+            await self.trainer.crew.settle()
+            try:
+                return await evaluate(
+                    self.cluster.rollouts,
+                    self.cluster.verifiers,
+                    self.problems,
+                    e.samples,
+                    sampling,
+                    e.seed,
+                    self.cfg.engine.timeout_s,
+                    self.progress.advance,
+                )
+            except ServiceFailure as failure:  # it is repeated whole: same seed, same samples
+                if attempt + 1 == EVAL_ATTEMPTS:
+                    raise
+                self.progress.note(f"{failure}: evaluating again")
+                await self.trainer.crew.look()
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _interrupt(self, task: asyncio.Task) -> None:
         """First ctrl-C: finish the step in progress (an evaluation or the start ends at once). Second: now."""
@@ -178,7 +245,7 @@ def write_samples(run_dir: Path, name: str, rows: list[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
 
 
-def run_training(cfg: Config) -> int:
+def run_training(cfg: Config, session: type[Session] = Session) -> int:
     """mode=train. Exit code 0; 130 after ctrl-C; 3 where an actor failed (the run can be resumed)."""
     from rich.console import Console
 
@@ -196,7 +263,7 @@ def run_training(cfg: Config) -> int:
         title = f"run {folder.path.name} · {model} · dashboard {cluster.dashboard or 'off'}"
         done = folder.checkpoints()[-1][0] if folder.checkpoints() else 0
         with Progress(cfg.rl.steps, title, start_step=done) as progress:
-            return _conclude(cfg, Session(cfg, folder, cluster, source, progress), Console())
+            return _conclude(cfg, session(cfg, folder, cluster, source, progress), Console())
     finally:
         cluster.stop()
 

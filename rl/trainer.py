@@ -1,10 +1,10 @@
 """The loop of mode=train: collect groups, learn from them, publish the weights, again. See the design's data flow.
 
-Synchronous here (rl.staleness=0): the engines wait while the learner learns. Versions are stamped and the ledger
-keeps the books all the same, so that asynchrony is a change of the schedule and not of the parts.
+With rl.staleness=0 the engines wait while the learner learns, and a run is exact: seeds follow from (seed, step, round,
+engine), groups are ordered by id before they are learnt from, and each wave starts with empty caches. A resumed run
+repeats the steps after its checkpoint bit by bit, and one whose engine died has its lost groups again.
 
-With S=0 a run is exact: seeds follow from (seed, step, round, engine), groups are ordered by id before they are
-learnt from, and each wave starts with empty caches. A resumed run repeats the steps after its checkpoint bit by bit.
+With S > 0 groups stream while the learner learns (rl.stream): the schedule differs, the parts are the same.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from actors.messages import TokenBatch
 from conf.schema import Config
 from rl.batch import filter_reason, rollout_metrics, sequences
 from rl.cluster import Cluster
+from rl.crew import Crew
 from rl.dispatcher import Collected, Dispatcher, ServiceFailure
 from rl.ledger import Ledger
 from rl.objective import ObjectiveSettings, policy_loss
 from rl.packing import token_batch
-from rl.publication import publish, within
+from rl.publication import within
 from rl.source import Source
+from rl.stream import Stream
 
 ROW_TOKENS = 260  # completions behind one copy of their prompt; beyond it attention costs more than copies save
 
@@ -36,6 +38,7 @@ class Trainer:
 
     def __init__(self, cfg: Config, cluster: Cluster, source: Source, sampling: Sampling | None = None):
         self.cfg, self.cluster, self.source = cfg, cluster, source
+        self.crew = Crew(cfg, cluster)
         self.ledger = Ledger(cfg.rl.groups, cfg.rl.staleness)
         self.completed, self.version = 0, 0
         s = cfg.sampling
@@ -50,21 +53,39 @@ class Trainer:
             horizon=s.max_tokens,
         )
         self._loss = partial(policy_loss, settings)
-        self._dispatcher = Dispatcher(
-            source,
-            self.ledger,
-            cluster.rollouts,
-            cluster.verifiers,
-            group_size=cfg.rl.group_size,
-            sampling=self.sampling,
-            refill_rounds=cfg.rl.refill_rounds,
-            seed=cfg.seed,
-            timeout_s=cfg.engine.timeout_s,
-            keep=lambda group: filter_reason(group, cfg.rl, s.max_tokens),
-        )
+        self._first = source.state_dict()
+        self.stream = self._stream() if cfg.rl.staleness else None
+        self._dispatcher = self.stream or self._waves()
+
+    def _common(self) -> dict[str, Any]:
+        cfg = self.cfg
+        return {
+            "group_size": cfg.rl.group_size,
+            "sampling": self.sampling,
+            "seed": cfg.seed,
+            "timeout_s": cfg.engine.timeout_s,
+            "keep": lambda group: filter_reason(group, cfg.rl, cfg.sampling.max_tokens),
+        }
+
+    def _waves(self) -> Dispatcher:
+        cluster, rounds = self.cluster, self.cfg.rl.refill_rounds
+        return Dispatcher(self.source, self.ledger, cluster.rollouts, cluster.verifiers, refill_rounds=rounds,
+                          keepers=self.crew.keepers, **self._common())
+
+    def _stream(self) -> Stream:
+        rl, keepers = self.cfg.rl, self.crew.keepers
+        return Stream(self.source, self.ledger, keepers.engines, keepers.judge, sequences=self.cfg.engine.max_num_seqs,
+                      total_steps=rl.steps, refill=rl.refill_rounds > 0, wait=rl.stragglers == "wait",
+                      plans=keepers.plans, **self._common())
 
     async def step(self, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any]:
-        """Collect, learn, publish; returns the step's metrics (names of the design). Raises ServiceFailure."""
+        """Collect, learn, publish; returns the step's metrics (names of the design).
+
+        Raises ServiceFailure; as ActorsLost where learners are lost, after which only `go_back` makes sense.
+        """
+        self.crew.open()
+        if self.stream is None:
+            await self.crew.settle()
         started, before = time.perf_counter(), dict(self.ledger.counts)
         step = self.completed + 1
         collected = await self._dispatcher.collect(step, self.version, progress)
@@ -73,23 +94,30 @@ class Trainer:
         learnt, learn_s = await self._learn(collected)
         sync_s = 0.0
         if learnt:
-            self.version += 1
-            sync_s = await publish(
-                self.cluster.learners, self.cluster.rollouts, self.version, self.cfg.engine.timeout_s
-            )
+            sync_s = await self._publish()
         self.completed = step
         total = time.perf_counter() - started
         spent = {"generate": collected.generate_s, "verify": collected.verify_s, "learn": learn_s, "sync": sync_s}
+        idle = collected.waited_s if self.stream else max(0.0, total - sum(spent.values()))
         metrics |= learnt | {f"groups/{name}": n - before[name] for name, n in self.ledger.counts.items()}
         metrics |= {f"time/{name}": seconds for name, seconds in spent.items()}
         metrics |= {
             "time/step": total,
-            "time/idle": max(0.0, total - sum(spent.values())),
+            "time/idle": idle,
             "tokens/per_s": metrics["tokens/generated"] / total,
             "policy_version": self.version,
             "rounds": collected.rounds,
         }
         return {"step": step, **metrics}
+
+    async def _publish(self) -> float:
+        """Make what was learnt the current policy; on-policy, wait until all engines hold it. Returns seconds."""
+        started = time.perf_counter()
+        await self.crew.publish(self.version + 1)
+        self.version += 1
+        if self.stream is None:
+            await self.crew.settle()
+        return time.perf_counter() - started
 
     async def _learn(self, collected: Collected) -> tuple[dict[str, float], float]:
         """rl.updates_per_step optimizer steps on the groups; ({}, 0) where no group carries a signal."""
@@ -163,13 +191,33 @@ class Trainer:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps besides the learner's own state."""
+        """What a checkpoint keeps besides the learner's own state, as JSON; `in_flight` goes with it."""
         return {"version": self.version, "source": self.source.state_dict(), "ledger": self.ledger.state_dict()}
 
-    def load_state_dict(self, step: int, state: dict[str, Any]) -> None:
+    def in_flight(self) -> dict[str, Any] | None:
+        """The groups that are not at an end (None where there are none by design): take it with `state_dict`."""
+        return self.stream.in_flight() if self.stream else None
+
+    async def go_back(self, step: int, state: dict[str, Any] | None, in_flight: dict[str, Any] | None = None) -> None:
+        """To what `state_dict` said after `step`, or to the start; the learners hold its weights already."""
+        if self.stream:
+            await self.stream.reset()
+        in_flight = in_flight or {"ready": [], "running": {}}
+        state = state or {"version": 0, "source": self._first, "ledger": Ledger(1).state_dict()}
         self.completed, self.version = step, state["version"]
         self.source.load_state_dict(state["source"])
-        self.ledger.load_state_dict(state["ledger"])
+        self.ledger.load_state_dict(state["ledger"], in_flight["ready"], self.version)
+        if self.stream:
+            self.stream.restore(in_flight["running"])
+        self.crew.open()
+        await self.crew.publish(self.version, anew=True)
+        await self.crew.settle()
+
+    async def close(self) -> None:
+        """Stop what runs beside the steps."""
+        if self.stream:
+            await self.stream.reset()
+        await self.crew.close()
 
 
 def run(cfg: Config) -> int:

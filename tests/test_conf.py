@@ -215,7 +215,7 @@ MISTAKES = [  # words, what the message names, what it offers
     # across keys
     ("rl.group_size=1", "rl.group_size=1", "use rl.group_size=2"),
     ("rl.group_size=0", "rl.group_size=0 is too small", "use rl.group_size=1"),
-    ("rl.staleness=1", "rl.staleness=1 is not built yet", "use rl.staleness=0"),
+    ("rl.staleness=-1", "rl.staleness=-1 is too small", "use rl.staleness=0 or more"),
     ("eval.samples=0", "eval.samples=0 is too small", "use eval.samples=1"),
     ("rl.clip_low=-0.1", "rl.clip_low=-0.1 is too small", "use rl.clip_low=0"),
     ("rl.clip_high=-1", "rl.clip_high=-1.0 is too small", "use rl.clip_high=0"),

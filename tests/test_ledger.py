@@ -207,7 +207,7 @@ def test_a_saved_state_does_not_change_with_the_ledger():
 
 
 @pytest.mark.parametrize("accepted", [False, True])
-def test_no_checkpoint_is_taken_while_groups_are_in_flight(accepted):
+def test_no_on_policy_checkpoint_is_taken_while_groups_are_in_flight(accepted):
     ledger = Ledger(batch=1)
     group_id = ledger.dispatch(0)
     if accepted:

@@ -132,7 +132,7 @@ class VllmEngine:
         self.tokenizer = AutoTokenizer.from_pretrained(settings.model_path)
         self._eos = self.tokenizer.eos_token or ""
         self.version = 0
-        self.generated_tokens = 0
+        self.generated_tokens = self._steps = 0
         self._commands: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._pending: dict[str, _Pending] = {}
         self._failure: BaseException | None = None
@@ -212,6 +212,7 @@ class VllmEngine:
                 self._submit(lambda: self._abort({request_id}))
 
     async def load(self, weights: Mapping[str, Any], version: int) -> float:
+        """What runs meanwhile keeps its tokens and goes on with the new weights, its KV computed again."""
         return await self.control(lambda: self._load(weights, version))
 
     async def control(self, function: Callable[[], Any]) -> Any:
@@ -239,7 +240,15 @@ class VllmEngine:
         return self._failure
 
     def stats(self) -> dict[str, Any]:
-        return {"running": len(self._pending), "generated_tokens": self.generated_tokens, "version": self.version}
+        """`running` counts requests, `sequences` completions that (run, wait); `steps` those of the engine so far."""
+        scheduler = self.engine.engine_core.engine_core.scheduler
+        return {
+            "running": len(self._pending),
+            "sequences": scheduler.get_request_counts(),
+            "steps": self._steps,
+            "generated_tokens": self.generated_tokens,
+            "version": self.version,
+        }
 
     def close(self) -> None:
         if self._thread.is_alive():
@@ -262,6 +271,7 @@ class VllmEngine:
                     command()
                 for output in self.engine.step():
                     self._deliver(output)
+                self._steps += 1
         except BaseException as error:  # the thread is the engine: whoever waits must learn why it ended
             self._failure = error
             closed = EngineClosed(f"the vLLM engine stopped: {error!r}")
