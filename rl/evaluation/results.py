@@ -16,6 +16,7 @@ from rl.evaluation.store import Key, Row
 from rl.evaluation.suites import MATH, Suite
 
 KS = (1, 2, 4, 8, 16, 32)
+MOST = 0.9
 
 
 def outcome(row: Mapping[str, Any] | None) -> float | None:
@@ -58,20 +59,27 @@ def scores(rows: Mapping[str, Sequence[Row]], seed: int = 0) -> dict[str, Any]:
 
 
 def _at_k(rows: Mapping[str, Sequence[Row]], seed: int) -> dict[str, float]:
-    """pass@k and maj@k where every problem has k verdicts (a k that some cannot give would be of other problems);
-    best@k of the scores where they are not all 0 or 1, for then it is pass@k."""
+    """pass@k and maj@k over the problems that have k verdicts, where those are nearly all (MOST) that have any.
+
+    best@k, of the scores, only where they are not all 0 or 1: for then it is pass@k.
+    """
     judged = [[row for row in one if row["status"] != "error"] for one in rows.values()]
     judged = [one for one in judged if one]
-    least = min(map(len, judged), default=0)
     partial = any(0 < row["score"] < 1 for one in judged for row in one)
     found: dict[str, float] = {}
-    for k in (k for k in KS if 1 < k <= least):
-        found[f"pass@{k}"] = float(np.mean([protocol.pass_at_k(len(o), _right(o), k) for o in judged]))
-        found[f"maj@{k}"] = float(np.mean([protocol.majority_at_k(_answers(o), [float(r["status"] == "correct")
-                                           for r in o], k, seed) for o in judged]))
+    for k in KS[1:]:
+        able = [one for one in judged if len(one) >= k]
+        if not able or len(able) < MOST * len(judged):
+            break
+        found[f"pass@{k}"] = float(np.mean([protocol.pass_at_k(len(one), _right(one), k) for one in able]))
+        found[f"maj@{k}"] = float(np.mean([_majority(one, k, seed) for one in able]))
         if partial:
-            found[f"best@{k}"] = float(np.mean([protocol.best_at_k([r["score"] for r in o], k) for o in judged]))
+            found[f"best@{k}"] = float(np.mean([protocol.best_at_k([r["score"] for r in one], k) for one in able]))
     return found
+
+
+def _majority(rows: Sequence[Row], k: int, seed: int) -> float:
+    return protocol.majority_at_k(_answers(rows), [float(row["status"] == "correct") for row in rows], k, seed)
 
 
 def _right(rows: Sequence[Row]) -> int:

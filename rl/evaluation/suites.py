@@ -7,6 +7,7 @@ NAME.csv or a folder NAME with such files), then on the hub, by `datasets`. A pa
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from rl.problems.schema import load_problems, problem_from_row, read_rows
 SUFFIXES = (".parquet", ".jsonl", ".csv")
 GURU = "LLM360/guru-RL-92k"
 GURU_FOLDER = "offline_eval"
+REPEATED = re.compile(r"_repeated_(\d+)x")
 MATH = "math"  # the group whose micro-average is the paper's composite score
 
 
@@ -161,7 +163,7 @@ def _of_split(files: list[Path], entry: Entry, folder: Path) -> list[Path]:
 
 
 def _data_files(place: Path) -> list[Path]:
-    if place.is_file():
+    if not place.is_dir():  # a file, or one that is not there: its reader says so
         return [place]
     files = sorted(path for path in place.rglob("*") if path.suffix in SUFFIXES)
     if not files:
@@ -197,14 +199,15 @@ def _guru_files(places: Sequence[str]) -> list[Path]:
 def _guru_file(path: Path, samples: int, on_bad_row: str) -> Suite:
     """A file in Guru's schema. A problem that a file repeats (`_repeated_8x`) is asked that many times as often."""
     problems, rejects = load_problems([path], on_bad_row)
+    repeated = REPEATED.search(path.stem)
     once = {(p.question, p.ground_truth): p for p in reversed(problems)}
-    repeats = len(problems) // len(once) if once and len(problems) % len(once) == 0 else 1
-    chosen = tuple(reversed(once.values())) if repeats > 1 else tuple(problems)
+    chosen = tuple(reversed(once.values())) if repeated else tuple(problems)
     if not chosen:
         raise UserError(f"{path} holds no problem: give another file")
     skipped = {"a broken row": len(rejects)} if rejects else {}
     group = MATH if chosen[0].domain == "math" else ""
-    return Suite(path.stem, path.stem.replace("__", ": ", 1), chosen, samples * repeats, group, skipped)
+    return Suite(path.stem, path.stem.replace("__", ": ", 1), chosen,
+                 samples * int(repeated[1] if repeated else 1), group, skipped)
 
 
 # --- the hub --------------------------------------------------------------------------------------------------------
