@@ -9,7 +9,7 @@ from html import escape
 
 from markupsafe import Markup
 
-LABEL, RIGHT, ROW = 170.0, 16.0, 26.0
+LABEL, RIGHT, ROW = 170.0, 28.0, 26.0
 COLOURS = ("--c0", "--c1", "--c2", "--c3", "--c4", "--c5")
 
 
