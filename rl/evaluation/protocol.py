@@ -98,9 +98,9 @@ def interval(strata: Sequence[np.ndarray], level: float = 0.95, seed: int = 0) -
 
     The studentised bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 12.5): what is
     resampled is the deviation in units of its own standard error, so that few problems, or scores near 0 or 1, do
-    not make the interval too narrow as plain percentiles do (simulated, 30 problems of
-    mean 0.09: 95 of 100 intervals hold the truth, of plain percentiles 91). Where every problem has the same outcome, 0 or 1, there is nothing to resample: then the
-    bound that n such problems alone give ((1-level)/2 = (1-p)^n). (nan, nan) without problems.
+    not make the interval too narrow as plain percentiles do (simulated, 30 problems of mean 0.09: 95 of 100 intervals
+    hold the truth, of plain percentiles 91). Where every problem has the same outcome, 0 or 1, there is nothing to
+    resample: then the bound that n such problems alone give ((1-level)/2 = (1-p)^n). (nan, nan) without problems.
     """
     strata = [np.asarray(s, float) for s in strata if len(s)]
     n = sum(map(len, strata))
