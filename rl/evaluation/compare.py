@@ -1,4 +1,8 @@
-"""Two finished evaluations side by side: problems paired, differences with an interval and a permutation test."""
+"""Two finished evaluations side by side: problems paired, differences with an interval and a permutation test.
+
+A run of mode=train counts as the evaluation at its end: so that two trainings (from the SFT policy or from the base,
+with a short first context or a long one) are compared in the same way.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +24,29 @@ Outcomes = dict[str, dict[str, list[float | None]]]  # suite, problem: the outco
 
 def read_outcomes(folder: Path) -> Outcomes:
     """What an evaluation found. Raises UserError where the folder holds none, or one that has not finished."""
-    path, found = folder / SAMPLES_FILE, {}
-    if not path.is_file():
-        raise UserError(f"eval.compare: {folder} holds no {SAMPLES_FILE}: give the folders of two runs of mode=eval")
-    if read_json(folder / "summary.json") is None:
+    path, trained, found = folder / SAMPLES_FILE, folder / "samples" / "after.parquet", {}
+    if not path.is_file() and not trained.is_file():
+        raise UserError(f"eval.compare: {folder} holds no {SAMPLES_FILE}: give the folders of two runs of mode=eval "
+                        "(or of mode=train)")
+    if (read_json(folder / "summary.json") or {"interrupted": True}).get("interrupted"):
         raise UserError(f"eval.compare: {folder} has not finished: go on with run.resume={folder} first")
+    if not path.is_file():
+        return {"heldout": _after_training(trained)}
     with path.open(encoding="utf-8") as lines:
         next(lines)
         for row in (row for line in lines for row in json.loads(line)["batch"]):
             found.setdefault(row["suite"], {}).setdefault(row["problem_id"], []).append((row["sample"], outcome(row)))
     return {suite: {name: [value for _, value in sorted(pairs, key=lambda pair: pair[0])]
                     for name, pairs in problems.items()} for suite, problems in found.items()}
+
+
+def _after_training(path: Path) -> dict[str, list[float | None]]:
+    import pyarrow.parquet as pq
+
+    found: dict[str, list[float | None]] = {}
+    for row in pq.read_table(path, columns=["problem_id", "status"]).to_pylist():
+        found.setdefault(row["problem_id"], []).append(outcome(row))
+    return found
 
 
 def compared(first: Outcomes, second: Outcomes, seed: int = 0) -> dict[str, dict[str, Any]]:

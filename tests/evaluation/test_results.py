@@ -101,7 +101,7 @@ def evaluation(tmp_path, name, letters):
     folder.mkdir()
     with SampleStore(folder, {}) as store:
         store.append([{**r, "completion": "x"} for r in stored("s", letters).values()])
-    (folder / "summary.json").write_text("{}")
+    (folder / "summary.json").write_text('{"interrupted": false}')
     return folder
 
 
@@ -123,6 +123,18 @@ def test_what_cannot_be_compared_is_told(tmp_path):
         read_outcomes(folder)
     with pytest.raises(UserError, match="holds no samples.jsonl"):
         read_outcomes(tmp_path)
+
+
+def test_a_training_run_counts_as_its_last_evaluation(tmp_path):
+    from rl.session import write_samples
+
+    folder = evaluation(tmp_path, "trained", {})
+    (folder / "samples.jsonl").unlink()
+    write_samples(folder, "after", [{"problem_id": "p", "status": s} for s in ("correct", "error", "incorrect")])
+    assert read_outcomes(folder) == {"heldout": {"p": [1.0, None, 0.0]}}
+    (folder / "summary.json").write_text('{"interrupted": true}')
+    with pytest.raises(UserError, match="has not finished"):
+        read_outcomes(folder)
 
 
 # --- the scaffold's ablation --------------------------------------------------------------------------------------
@@ -293,3 +305,16 @@ def test_the_page_of_an_ablation_and_of_a_comparison(tmp_path):
 def test_every_published_figure_says_where_it_stands():
     figures = published()
     assert all(0 <= f["value"] <= 1 and f["source"] and f["what"] for f in figures["figures"].values())
+
+
+def test_the_comparison_as_a_command_writes_a_folder(tmp_path, capsys):
+    from conf.load import load
+    from rl.evaluation import run
+
+    a = evaluation(tmp_path, "a", {f"p{i}": "ii" for i in range(6)})
+    b = evaluation(tmp_path, "b", {f"p{i}": "cc" for i in range(6)})
+    words = ["mode=eval", f"eval.compare=[{a},{b}]", f"run.dir={tmp_path}", "run.name=ab"]
+    assert run(load(words)) == 0
+    found = json.loads((tmp_path / "ab" / "summary.json").read_text())["compared"]["s"]
+    assert found["difference"] == 1.0 and found["p"] == pytest.approx(2 / 2**6)
+    assert "+100.0" in capsys.readouterr().out and "+100.0" in (tmp_path / "ab" / "report.html").read_text()
