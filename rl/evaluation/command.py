@@ -97,6 +97,9 @@ class _Session:
 
     async def run(self) -> None:
         """Raises Interrupted, ServiceFailure, UserError; what was stored up to then is safe."""
+        batches = [Batch(suite.name, suite.problems, suite.samples) for suite in self.suites]
+        if not self.cfg.eval.ablation and all(key in self.store.done for batch in batches for key in batch.keys):
+            return  # a finished run called again: only the tables are to be written
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         interrupted = asyncio.Event()
 
@@ -107,9 +110,8 @@ class _Session:
         loop.add_signal_handler(signal.SIGINT, stop)
         try:
             async with open_sampler(self.cfg, self.progress) as sampler:
-                for suite in self.suites:
-                    await (self._ablate(suite, sampler) if self.cfg.eval.ablation else self._collect(
-                        sampler, Batch(suite.name, suite.problems, suite.samples)))
+                for suite, batch in zip(self.suites, batches, strict=True):
+                    await (self._ablate(suite, sampler) if self.cfg.eval.ablation else self._collect(sampler, batch))
         except asyncio.CancelledError:
             if not interrupted.is_set():
                 raise

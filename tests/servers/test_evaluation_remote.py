@@ -56,6 +56,11 @@ def test_a_server_is_evaluated_killed_and_resumed(tmp_path, server, capsys):
     assert "bad luck" in (folder / "samples.jsonl").read_text()
     assert (folder / "samples" / "mine.parquet").exists() and "75.0 %" in (folder / "report.html").read_text()
 
+    paths = len(server.paths)
+    (folder / "report.html").unlink()
+    assert evaluate(tmp_path, server, word, f"run.resume={folder}")[0] == 0
+    assert len(server.paths) == paths and (folder / "report.html").exists()  # tables only: nobody is asked
+
     body = server.requests[0].body
     assert body["stop"] == ["</answer>"] and body["temperature"] == 1.0
     assert len({request.body["seed"] for request in server.requests}) == 4
