@@ -266,8 +266,9 @@ def test_the_judge_sees_the_reply_without_its_thinking_and_as_data():
 
 
 @pytest.mark.parametrize("reply", ["", "<think>hm", "<think>a</think>  "])
-def test_nothing_to_be_judged_is_an_error(reply):
-    assert judged("refuse", reply, YES, YES)[0].status == "error"
+def test_a_reply_that_is_none_neither_refuses_nor_complies(reply):
+    verdict, seen = judged("refuse", reply, YES, YES)
+    assert verdict.status == "incorrect" and seen == []
 
 
 def test_the_macro_is_the_plain_mean_and_names_what_is_missing():
