@@ -189,6 +189,7 @@ def _guru_files(places: Sequence[str]) -> list[Path]:
                 return _data_files(folder)
     from huggingface_hub import snapshot_download
 
+    _told(GURU)
     try:
         root = snapshot_download(GURU, repo_type="dataset", allow_patterns=f"{GURU_FOLDER}/*")
     except Exception as error:  # the hub's client and its HTTP library raise a dozen kinds
@@ -217,6 +218,7 @@ def from_hub(entry: Entry) -> Iterator[Mapping[str, Any]]:
     """The rows of an entry by `datasets`. Raises UserError, naming the local option, where that cannot be done."""
     import datasets
 
+    _told(entry.hub)
     options: dict[str, Any] = {"split": entry.split}
     if entry.files:
         options["data_files"] = {entry.split: list(entry.files)}
@@ -228,6 +230,14 @@ def from_hub(entry: Entry) -> Iterator[Mapping[str, Any]]:
                             "eval.suites=[NAME:SPLIT]") from error
         raise unreachable(entry.hub, error) from error
     return iter(loaded)
+
+
+def _told(hub: str) -> None:
+    """Say what is waited for: a hub out of reach is tried for half a minute, and its client's own warnings say less."""
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()
+    print(f"reading {hub} from the hub", flush=True)
 
 
 def unreachable(hub: str, error: Exception) -> UserError:

@@ -6,6 +6,7 @@ import base64
 import json
 import pickle
 import zlib
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -116,7 +117,7 @@ def test_what_shows_an_image_or_is_easy_is_left_out_and_counted(tmp_path):
     (1, "```python\nclass Solution:\n    def total(self, xs, y):\n        return sum(xs) + y\n```",
      "```python\nclass Solution:\n    def total(self, xs, y):\n        return y\n```"),
 ])
-def test_livecodebench_programs_are_run(tmp_path, number, right, wrong, monkeypatch):
+def test_livecodebench_programs_are_run(tmp_path, number, right, wrong):
     from functools import partial
 
     from actors.checkers.tools import Tools
@@ -186,7 +187,18 @@ def test_a_hub_that_cannot_be_reached_names_the_local_option():
 
 
 @pytest.mark.process
-def test_the_real_client_offline_says_so_too(monkeypatch):
+def test_the_real_client_names_the_splits_that_a_set_has(tmp_path, monkeypatch):
+    """`datasets` reads a folder as it does a set of the hub."""
+    write(tmp_path / "set" / "train.parquet", AIME24)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    entry = replace(ENTRIES["aime24"], hub=str(tmp_path / "set"))
+    assert [row["answer"] for row in suites.from_hub(entry)] == ["2"]
+    with pytest.raises(UserError, match=r"has no split test .*train.*eval.suites=\[NAME:SPLIT\]"):
+        suites.from_hub(replace(entry, split="test"))
+
+
+@pytest.mark.process
+def test_the_real_client_offline_says_so_too():
     """In a process of its own: the client reads the variable when it is imported."""
     import subprocess
     import sys
