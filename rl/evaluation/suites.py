@@ -73,7 +73,7 @@ def load_suites(cfg: Config, fetch: Fetch | None = None) -> list[Suite]:
 
     if not cfg.eval.suites:
         problems = heldout(cfg, cfg.eval.problems, cfg.eval.seed)
-        return [Suite("heldout", f"held-out problems of data.source={cfg.data.source}", tuple(problems),
+        return [Suite("heldout", f"held-out problems ({cfg.data.source})", tuple(problems),
                       cfg.eval.samples)]
     found: list[Suite] = []
     for name in cfg.eval.suites:

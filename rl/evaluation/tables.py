@@ -23,7 +23,7 @@ def show(summary: Mapping[str, Any], folder: Path, console: Console | None = Non
         left = f" (without {', '.join(macro['missing'])})" if macro["missing"] else ""
         console.print(f"safety macro: {value}{left}")
     if of_math := summary.get("math"):
-        console.print(f"math micro-average over {of_math['problems']} problems: {_score(of_math)}")
+        console.print(f"math micro-average over {of_math['problems']} problems: {' in '.join(_score(of_math))}")
     console.print(f"report:      {folder / 'report.html'}", soft_wrap=True)
 
 
@@ -38,14 +38,14 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for i, name in enumerate(columns):
-        table.add_column(name, justify="right" if i else "left", no_wrap=not i)
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
     return table
 
 
 def _suites(summary: Mapping[str, Any]) -> Table:
-    columns = ("problems", "pass@1 (95 %)", "runs ±", "pass@8", "maj@8", "tokens", "cut", "errors")
+    columns = ("n", "pass@1", "95 %", "±", "pass@8", "maj@8", "tokens", "cut", "err")
     table = _table(f"pass@1 of {summary['model']}", "suite", *columns)
     for name, entry in summary["suites"].items():
         table.add_row(name, *_cells(entry))
@@ -55,25 +55,26 @@ def _suites(summary: Mapping[str, Any]) -> Table:
 
 
 def _cells(entry: Mapping[str, Any]) -> list[str]:
-    known = [f"{entry[k]:.1%}" if k in entry else "-" for k in ("pass@8", "maj@8")]
-    return [str(entry["problems"]), _score(entry), f"{100 * entry['spread']:.1f}", *known, f"{entry['tokens']:.0f}",
+    known = [f"{100 * entry[k]:.1f}" if k in entry else "-" for k in ("pass@8", "maj@8")]
+    return [str(entry["problems"]), *_score(entry), f"{100 * entry['spread']:.1f}", *known, f"{entry['tokens']:.0f}",
             f"{entry['truncated']:.1%}", str(entry["errors"])]
 
 
-def _score(entry: Mapping[str, Any]) -> str:
+def _score(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """The score and its interval, in per cent."""
     if entry.get("pass@1") is None:
-        return "-"
+        return "-", "-"
     low, high = entry["interval"]
-    return f"{entry['pass@1']:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{100 * entry['pass@1']:.1f} %", f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def _ablation(name: str, arms: Mapping[str, Any]) -> Table:
-    columns = ("pass@1 (95 %)", "points", "p", "tokens", "change", "all tokens", "errors")
+    columns = ("pass@1", "95 %", "points", "p", "tokens", "change", "all tokens", "errors")
     table = _table(f"scaffold on {name}", "", *columns)
     for arm, entry in arms.items():
         against = entry["against_plain"]
         first = arm == "plain"
-        table.add_row(arm, _score(entry), "" if first else f"{100 * against['difference']:+.1f}",
+        table.add_row(arm, *_score(entry), "" if first else f"{100 * against['difference']:+.1f}",
                       "" if first else f"{against['p']:.2g}", f"{entry['tokens']:.0f}",
                       "" if first else f"{entry['tokens_change']:+.1%}", f"{entry['all_tokens']:.0f}",
                       str(entry["errors"]))
@@ -84,7 +85,7 @@ def _compared(summary: Mapping[str, Any]) -> Table:
     first, second = summary["compare"]
     table = _table(f"{second} against {first}", "suite", "problems", "first", "second", "points (95 %)", "")
     for name, entry in summary["compared"].items():
-        points = f"{100 * entry['difference']:+.1f} ({100 * entry['low']:+.1f} to {100 * entry['high']:+.1f})"
+        points = f"{100 * entry['difference']:+.1f} ({100 * entry['low']:+.1f}–{100 * entry['high']:+.1f})"
         table.add_row(name, str(entry["problems"]), f"{entry['first']:.1%}", f"{entry['second']:.1%}", points,
                       said(entry))
     return table

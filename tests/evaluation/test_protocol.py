@@ -69,7 +69,9 @@ def test_runs_by_hand_and_errors_are_no_zeros():
     assert list(protocol.problem_means([[None, None]])) == []
 
 
-@pytest.mark.parametrize("problems,shape", [(30, (1, 1)), (30, (0.3, 3)), (15, (3, 0.3)), (96, (2, 6))])
+@pytest.mark.parametrize("problems,shape", [
+    (30, (1, 1)), (30, (0.3, 3)), (15, (3, 0.3)), (96, (2, 6)), (8, (0.1, 0.1)),
+])
 def test_sixteen_runs_and_their_interval_cover_the_truth(problems, shape):
     """1,000 evaluations of problems drawn from a population whose mean is known, also where that is near 0 or 1."""
     rng, truth, covered, means = np.random.default_rng(3), shape[0] / sum(shape), 0, []
@@ -92,6 +94,11 @@ def test_intervals_of_suites_of_unequal_difficulty_are_stratified():
 @pytest.mark.parametrize("value,bounds", [(0.0, (0.0, 1 - 0.025 ** (1 / 9))), (1.0, (0.025 ** (1 / 9), 1.0))])
 def test_nothing_right_or_nothing_wrong_is_no_certainty(value, bounds):
     assert interval([np.full(9, value)]) == pytest.approx(bounds)
+
+
+def test_a_handful_of_problems_does_not_run_wild():
+    low, high = interval([np.array([0.875, 0.125, 0.125, 0.125, 0.125, 0.125])])
+    assert low < 0.25 < high < 0.65
 
 
 def test_an_interval_of_nothing_is_nothing():
