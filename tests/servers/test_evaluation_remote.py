@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from loopback import KEY, MODEL, Answer, Loopback
@@ -10,6 +15,8 @@ from loopback import KEY, MODEL, Answer, Loopback
 from conf.errors import UserError
 from conf.load import load
 from rl.evaluation import run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +74,29 @@ def test_a_server_is_evaluated_killed_and_resumed(tmp_path, server, capsys):
 
     with pytest.raises(UserError, match="was begun with another eval.seed"):
         evaluate(tmp_path, server, word, f"run.resume={folder}", "eval.seed=8")
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, server):
+    path, runs = rows(tmp_path, *map(str, range(20))), tmp_path / "runs"
+    words = [sys.executable, "main.py", "mode=eval", "engine.kind=openai", f"engine.url={server.url}",
+             f"model.path={MODEL}", f"run.dir={runs}", "run.name=r", "eval.samples=2", "eval.concurrency=1",
+             f"eval.suites=[{path}]"]
+    server.script(*[Answer(delay_s=0.05)] * 40)
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    stored = runs / "r" / "samples.jsonl"
+    deadline = time.monotonic() + 120
+    while not stored.exists() or stored.read_text().count("\n") < 4:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in output
+    assert f"run.resume={runs}/r" in output.replace("\n", "")
+    before = len(server.requests)
+    done = subprocess.run([*words, "run.resume=auto"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 40 <= len(server.requests) <= 41 and len(server.requests) > before  # at most the one that was under way
+    assert json.loads((runs / "r" / "summary.json").read_text())["suites"]["mine"]["samples"] == 40
 
 
 def test_a_judge_that_is_down_is_retried_and_then_an_error(tmp_path, server):
