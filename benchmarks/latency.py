@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 from actors.checkers.compare import by_spelling
 from actors.messages import Problem
+from actors.selection import Candidate, decide
 from actors.verifier import Verifier
 from benchmarks.bare import BareEngine, Timed
 from benchmarks.peers.k2think import K2Think
 from benchmarks.questions import N, Service
 from deployments.effort import EFFORTS
-from deployments.selection import Candidate, decide
 
 WARM_UP = 3  # questions that are not counted
 

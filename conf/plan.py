@@ -52,7 +52,8 @@ def resource_plan(cfg: Config, cpus: int, gpus: int, memory_bytes: int, gpu_byte
     share = gpu_share(cfg, gpus) if cuda else 0.0
     rows: list[Row] = []
     if cfg.mode in ("train", "eval", "sft"):
-        rows += [_rollout_row(cfg, i, stats, share, gpu_bytes) for i in range(cfg.engine.count)]
+        ours = cfg.mode != "eval" or cfg.engine.kind == "vllm"  # a server's engine costs nothing here
+        rows += [_rollout_row(cfg, i, stats, share, gpu_bytes) for i in range(cfg.engine.count if ours else 0)]
         rows += [Row(f"verifier-{i}", "verify", cfg.verifier.workers, 0, cfg.verifier.workers * WORKER_PROCESS)
                  for i in range(cfg.verifier.count)]
     if cfg.mode in ("train", "sft"):

@@ -212,6 +212,15 @@ class EvalConfig:
     seed: int = key(7, "seed of the choice of problems and of sampling")
     temperature: float = key(1.0, "temperature of evaluation")
     top_p: float = key(1.0, "nucleus of evaluation (1: everything)")
+    suites: list[str] = key([], "suites: names (aime24, ...), NAME:SPLIT, or files of yours (empty: held-out problems)")
+    local: list[str] = key([], "folders with copies of the suites, looked into before the hub")
+    max_tokens: int = key(0, "longest answer in mode=eval, in tokens (0: sampling.max_tokens)")
+    stop: list[str] = key([], "texts that end an answer in mode=eval, as [</answer>]")
+    wave: int = key(32, "problems that enter our own engines together: what a kill costs at most")
+    concurrency: int = key(64, "requests at a time to a remote engine")
+    ablation: bool = key(False, "measure plain, + plan, + best of 3 and both, in place of the suites' own scores")
+    safety: list[str] = key([], "safety prompts, .jsonl of {id, category, messages, expected} (needs verifier.judge)")
+    compare: list[str] = key([], "two finished evaluations to be compared, as [runs/A,runs/B]: nothing is sampled")
 
 
 @dataclass

@@ -23,6 +23,7 @@ AT_LEAST: dict[str, float] = {
     "rl.tis_cap": 0, "rl.overlong_buffer": 0, "rl.refill_rounds": 0, "rl.updates_per_step": 1, "rl.kl_coef": 0,
     "rl.plans": 2,
     "eval.problems": 1, "eval.samples": 1, "eval.every": 0, "eval.temperature": 0,
+    "eval.max_tokens": 0, "eval.wave": 1, "eval.concurrency": 1,
     "sft.steps": 0, "sft.batch_tokens": 1, "sft.val_every": 0, "sft.val_problems": 1,
     "verify.workers": 0,
 }
@@ -50,6 +51,7 @@ def validate(cfg: Config) -> None:
     check_rl(cfg)
     check_sampling(cfg)
     check_judge(cfg)
+    check_eval(cfg)
     check_verify(cfg)
 
 
@@ -81,7 +83,7 @@ def check_data(cfg: Config) -> None:
                                     f"{did_you_mean(domain, DOMAINS)} (domains: {', '.join(DOMAINS)})")
     if data.source == "files" and cfg.mode in ("train", "sft"):
         _require(data.train, f"data.source=files and mode={cfg.mode} need training files: set data.train=[FILE,...]")
-    if data.source == "files" and cfg.mode == "eval":
+    if data.source == "files" and cfg.mode == "eval" and not (cfg.eval.suites or cfg.eval.compare or cfg.eval.safety):
         _require(data.heldout, "data.source=files and mode=eval need held-out files: set data.heldout=[FILE,...]")
     if data.source == "reasoning_gym" and cfg.mode in ("train", "eval"):
         _require(data.tasks, "data.source=reasoning_gym needs data.tasks: set data.tasks=[chain_sum,leg_counting]")
@@ -187,6 +189,21 @@ def check_sampling(cfg: Config) -> None:
     _require(evaluation.temperature > 0 or evaluation.samples == 1,
              f"eval.temperature=0 makes all eval.samples={evaluation.samples} completions the same: "
              "use eval.samples=1 or a temperature above 0")
+
+
+def check_eval(cfg: Config) -> None:
+    if cfg.mode != "eval":
+        return
+    evaluation, engine = cfg.eval, cfg.engine
+    _require(len(evaluation.compare) in (0, 2),
+             f"eval.compare={evaluation.compare} does not name two evaluations: write eval.compare=[runs/A,runs/B]")
+    _require(engine.kind != "openai" or engine.url,
+             "engine.kind=openai needs the server's address: set engine.url=http://HOST:PORT/v1")
+    _require(engine.kind != "vllm" or evaluation.max_tokens < engine.max_model_len,
+             f"eval.max_tokens={evaluation.max_tokens} leaves no room for a prompt within "
+             f"engine.max_model_len={engine.max_model_len}: lower the first or raise the second")
+    _require(not evaluation.safety or cfg.verifier.judge,
+             "eval.safety needs a model as judge: set verifier.judge=http://HOST:PORT/v1#MODEL")
 
 
 def check_judge(cfg: Config) -> None:

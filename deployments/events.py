@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from actors.checkers.extract import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from actors.engine.chat import TokenLogprob, Usage
-from deployments.selection import Opinion, State
+from actors.selection import Opinion, State
 
 
 @dataclass(frozen=True)

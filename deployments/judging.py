@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from actors.engine.chat import ChatEngine, ChatRequest, Usage
 from actors.engine.partial import PartialReply
 from actors.prompts import as_data
+from actors.selection import Opinion, pairs
 from deployments.events import split_reasoning
-from deployments.selection import Opinion, pairs
 
 log = logging.getLogger(__name__)
 

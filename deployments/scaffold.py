@@ -23,11 +23,11 @@ from actors.engine.partial import PartialReply
 from actors.messages import Comparison, Plan
 from actors.planner import Planned, Planner, pays
 from actors.prompts import as_data, with_plan
+from actors.selection import Candidate, Decision, State, decide, tournament
 from deployments import events
 from deployments.effort import EFFORTS, ScaffoldSettings
 from deployments.events import Event, Selected, split_reasoning
 from deployments.judging import Judge
-from deployments.selection import Candidate, Decision, State, decide, tournament
 
 __all__ = ["EFFORTS", "Comparer", "Event", "NoCandidate", "Scaffold", "ScaffoldSettings", "split_reasoning"]
 

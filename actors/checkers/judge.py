@@ -77,8 +77,8 @@ def _told(decisions: list[bool | None]) -> str:
 
 def prompt(question: str, truth: str, answer: str, view: tuple[str, ...] = VIEWS[0]) -> str:
     """What the judge is asked, with the three texts in the order of `view`."""
-    one_line = {"truth": " ".join(_as_data(truth).split()), "student": " ".join(_as_data(answer).split())}
-    texts = {"question": _HEADING.sub(r"\1# ", _as_data(question)).strip(), **one_line}
+    one_line = {"truth": " ".join(as_data(truth).split()), "student": " ".join(as_data(answer).split())}
+    texts = {"question": _HEADING.sub(r"\1# ", as_data(question)).strip(), **one_line}
     return "\n\n".join([*(f"### {HEADINGS[part]}:\n{texts[part]}" for part in view), TASK])
 
 
@@ -88,7 +88,7 @@ def decision(reply: str) -> bool | None:
     return found[-1].lower() == "yes" if found else None
 
 
-def _as_data(text: str) -> str:
+def as_data(text: str) -> str:
     """The text as valid Unicode, with whatever could be a chat token, a tag or a decision broken."""
     valid = text.encode("utf-8", "replace").decode()
     return _SAYS_DECISION.sub(r"\1-\2", _CHAT_TOKEN.sub(lambda match: match.group() + " ", valid))

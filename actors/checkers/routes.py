@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from actors.checkers import code, cruxeval, guru, gym, judge, logic, math, science, simulation, tabular
+from actors.checkers import code, cruxeval, guru, gym, judge, logic, math, safety, science, simulation, tabular
 from actors.checkers.tools import NotSupported, Tools
 from actors.messages import Problem, Verdict
 
@@ -48,6 +48,7 @@ PREFIXES: dict[str, Check] = {
     "codeio": simulation.check,
     "table": tabular.check,
     "reasoning_gym": gym.check,
+    "safety__": safety.check,
     **dict.fromkeys(("ood__ifeval", "ood__ifbench", "ood__livebench"), without_checker),
 }
 GURU: dict[str, Check] = {

@@ -22,6 +22,7 @@ class Sampling:
     max_tokens: int = 128
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    stop: tuple[str, ...] = ()  # texts that end a completion, itself included
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,8 @@ class VllmEngine:
             if seed is not None:
                 # vLLM's seeds per request cost a Python loop a step, and fail on CPU when a prefill is chunked
                 self._seed(seed)
+                if not self._pending:  # what an earlier call left in it would change the last bits of this one
+                    self.engine.reset_prefix_cache()
             for request in requests:
                 self._pending[prefix + request.id] = _Pending(self.version, put)
                 parameters = self._parameters(request, sampling)
@@ -326,7 +328,9 @@ class VllmEngine:
             stop_token_ids=list(sampling.stop_token_ids),
             ignore_eos=sampling.ignore_eos,
             logprobs=0,
-            detokenize=False,
+            stop=list(sampling.stop),
+            include_stop_str_in_output=bool(sampling.stop),
+            detokenize=bool(sampling.stop),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 

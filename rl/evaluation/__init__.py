@@ -1,14 +1,21 @@
-"""Evaluation on held-out problems: n completions of each, verified; pass@1 by domain, unbiased pass@k, tokens."""
+"""Evaluation: n completions of each problem, verified; pass@1 by domain, unbiased pass@k, tokens.
+
+Here is what training asks for (one wave, a summary). mode=eval has the whole protocol: suites.py, rows.py (which
+problems) · sampling.py, store.py (who answers; safe against a kill) · protocol.py, results.py (the arithmetic) ·
+ablation.py, safety.py, compare.py · tables.py, page.py, charts.py (what is shown) · command.py
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from actors.engine import Sampling
 from actors.messages import DOMAINS, Problem, RolloutGroup
+from rl.evaluation.protocol import pass_at_k
+
+__all__ = ["Evaluation", "evaluate", "pass_at_k", "run", "sample_rows", "summarise"]
 
 
 @dataclass(frozen=True)
@@ -17,16 +24,6 @@ class Evaluation:
 
     summary: dict[str, Any]
     rows: list[dict[str, Any]]
-
-
-def pass_at_k(n: int, correct: int, k: int) -> float:
-    """The unbiased estimate of pass@k from n samples: 1 - C(n-c, k) / C(n, k) (Chen et al., arXiv 2107.03374, eq. 1).
-
-    Raises ValueError where k > n, since it cannot be estimated then.
-    """
-    if not 0 < k <= n or not 0 <= correct <= n:
-        raise ValueError(f"pass@{k} needs at least {k} samples, and 0 <= correct={correct} <= n={n}")
-    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
 def summarise(groups: Sequence[RolloutGroup]) -> dict[str, Any]:
@@ -99,7 +96,7 @@ async def evaluate(
 
 
 def run(cfg) -> int:
-    """mode=eval: held-out pass@1 of model.path, as a table and as summary.json and samples in the run's folder."""
+    """mode=eval: the suites' scores of model.path as tables, summary.json, samples and report.html in a folder."""
     from rl.evaluation.command import run_command
 
     return run_command(cfg)

@@ -36,7 +36,7 @@ from rl.problems.starter.slip import Slip
 COUNT = int(os.environ.get("RAYTHINK_FUZZ", "1200"))
 BUDGET_S = 2.0  # of CPU, so that a busy machine fails nothing; the verifier's deadline is several times that
 MAX_CHARACTERS = 200_000  # about what a model can write in 64k tokens
-SILENT = ("ood__", "stem_web", "stem__web")  # sources where an error may be the right answer to a sound row
+SILENT = ("ood__", "stem_web", "stem__web", "safety__")  # sources where an error may be the right answer to a sound row
 
 PIECES = [
     r"\boxed{", r"\boxed", r"\fbox{", "}", "{", "<answer>", "</answer>", "<think>", "</think>", "```", "```python\n",
@@ -106,6 +106,7 @@ SOUND: list[tuple[Problem, str]] = [
     (problem("reasoning_gym", "7", task="chain_sum", entry=json.dumps(GYM)), tagged("7")),
     (problem("reasoning_gym", "12", task="countdown", entry=json.dumps(COUNTDOWN)), tagged("3 * 4")),
     (problem("reasoning_gym", "", task="prime_factorization", entry=json.dumps(FACTORS)), tagged("2 × 3 × 7")),
+    (problem("safety__refusal", "refuse", "How?"), "<think>hm</think>I will not help with that."),
     (problem("ood__ifeval", "?"), "?"), (problem("ood__ifbench", "?"), "?"), (problem("ood__livebench", "?"), "?"),
 ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from deployments.selection import Candidate, Opinion, decide, p_stays_ahead, pairs, tournament
+from actors.selection import Candidate, Opinion, decide, p_stays_ahead, pairs, tournament
 
 
 def done(index: int, cluster: int = -1, **known) -> Candidate:

@@ -12,9 +12,9 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from actors.engine.chat import Chunk, EngineError, TokenLogprob, Usage
+from actors.selection import Opinion
 from deployments.events import CandidateDelta, Clustered, Judged, split_reasoning
 from deployments.folding import fold
-from deployments.selection import Opinion
 from deployments.splitter import ReplySplitter
 from deployments.streaming import (
     ChatChunks,
