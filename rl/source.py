@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from actors.messages import Problem
@@ -98,7 +99,20 @@ def _of_domains(problems: Iterator[Problem], domains: list[str]) -> Iterator[Pro
     return (p for p in problems if not domains or p.domain in domains)
 
 
-def _files(paths: list[str], key: str) -> list[str]:
+def _files(paths: list[str], key: str) -> list[Path]:
+    """The files that `paths` name; a folder, as mode=prepare makes them, stands for its files of the key's split."""
     if not paths:
         raise UserError(f"data.source=files needs {key}=[FILE,...]: .jsonl or .parquet in Guru's schema")
-    return paths
+    split = key.rpartition(".")[2]
+    return [file for path in paths for file in _files_of(Path(path).expanduser(), split, key)]
+
+
+def _files_of(path: Path, split: str, key: str) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(p for p in path.iterdir() if p.name.startswith(split) and p.suffix in (".parquet", ".jsonl"))
+    if not found:
+        there = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
+        raise UserError(f"{key}={path} holds no {split}*.parquet or {split}*.jsonl (it holds {there}): "
+                        "name the files themselves, or a folder made by mode=prepare")
+    return found
