@@ -1,6 +1,6 @@
 """Every key there is, with its type, its default (the starter's value) and one line of help.
 
-Fewer than 100 keys, on purpose: a value that nobody changes belongs in the code that uses it. The classes are plain
+Fewer than 150 keys, on purpose: a value that nobody changes belongs in the code that uses it. The classes are plain
 dataclasses, so that code reads `cfg.rl.steps` with a type; `conf.load` fills them and refuses whatever is not here.
 """
 

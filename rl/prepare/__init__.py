@@ -44,10 +44,21 @@ def run(cfg: Config) -> int:
 
 
 def _prepare(cfg: Config, output: Path, inputs: list[Input], against: list[Input], fingerprint: dict[str, Any]) -> None:
-    from rl.prepare.pipeline import Pipeline, evaluation_questions
     from rl.prepare.steps import Steps
 
-    steps = Steps(output, fingerprint)
+    with Steps(output, fingerprint) as steps:
+        card = _work(cfg, steps, output, inputs, against, fingerprint)
+    for split, part in card["splits"].items():
+        outcomes = ", ".join(f"{count} {name}" for name, count in part["outcomes"].items())
+        print(f"{split}: {part['read']} rows read: {outcomes}")
+    print(f"{output}: {', '.join(file for part in card['splits'].values() for file in part['files'])}, card.md")
+
+
+def _work(cfg: Config, steps: Any, output: Path, inputs: list[Input], against: list[Input], fingerprint: dict[str, Any]
+          ) -> dict[str, Any]:
+    """All inputs through the pipeline, then the output. Returns the card."""
+    from rl.prepare.pipeline import Pipeline, evaluation_questions
+
     if steps.changed:
         print("the settings or inputs are not those of the run that was stopped: beginning anew")
     elif steps.records:
@@ -56,11 +67,7 @@ def _prepare(cfg: Config, output: Path, inputs: list[Input], against: list[Input
     if len(overlap):
         print(f"compared with {sum(overlap.questions.values())} questions of {len(overlap.questions)} evaluation sets")
     Pipeline(cfg, steps, overlap, print).run(inputs)
-    card = _finish(cfg, steps, overlap, output, inputs, fingerprint)
-    for split, part in card["splits"].items():
-        outcomes = ", ".join(f"{count} {name}" for name, count in part["outcomes"].items())
-        print(f"{split}: {part['read']} rows read: {outcomes}")
-    print(f"{output}: {', '.join(file for part in card['splits'].values() for file in part['files'])}, card.md")
+    return _finish(cfg, steps, overlap, output, inputs, fingerprint)
 
 
 def _finish(cfg: Config, steps: Any, overlap: Any, output: Path, inputs: list[Input], fingerprint: dict[str, Any]

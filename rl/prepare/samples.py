@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,16 +92,12 @@ def exact_keys(samples: Iterable[Sample]) -> np.ndarray:
     return hashes(sample.question + "\0" + sample.answer for sample in samples)
 
 
-def loose_keys(samples: Iterable[Sample]) -> tuple[np.ndarray, np.ndarray]:
-    """uint64 [B] twice: what is asked, and what is asked with its answer, white space and case left out.
+def loose_keys(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
+    """uint64 [B] twice, of samples of one kind: what is asked, and that with its answer, without white space and case.
 
     Two answers to one question contradict each other where they are ground truths, and are two examples where they
     are worked: of those, both keys are the second.
     """
-    asked, both = [], []
-    for sample in samples:
-        question = squeezed(sample.question)
-        whole = question + "\0" + squeezed(sample.answer)
-        asked.append(question if sample.kind == RL else whole)
-        both.append(whole)
-    return hashes(asked), hashes(both)
+    questions = [squeezed(sample.question) for sample in samples]
+    whole = hashes(q + "\0" + squeezed(sample.answer) for q, sample in zip(questions, samples))
+    return (hashes(questions) if samples[0].kind == RL else whole), whole

@@ -107,7 +107,7 @@ class Step:
 
 
 class Steps:
-    """The folder beside the output in which steps collect: OUTPUT.partial. Held by one process at a time."""
+    """The folder in which steps collect, OUTPUT.partial: one process at a time holds it, in `with`."""
 
     def __init__(self, output: Path, fingerprint: dict[str, Any]) -> None:
         self.folder = output.with_name(output.name + ".partial")
@@ -167,6 +167,11 @@ class Steps:
     def remove(self) -> None:
         """Everything is in the output now."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._lock.close()
 
 
