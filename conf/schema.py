@@ -217,6 +217,7 @@ class PrepareConfig:
     min_pass: float = key(0.0, "leave problems out that no rated model solves this often")
     max_pass: float = key(1.0, "leave problems out that every rated model solves more often than this")
     limit: int = key(0, "training rows kept, chosen by data.seed (0: all; generated sources: 10000)")
+    heldout: int = key(0, "rows held out, chosen by data.seed, where the source has no held-out files")
 
 
 @dataclass

@@ -21,6 +21,7 @@ AT_LEAST: dict[str, float] = {
     "eval.problems": 1, "eval.samples": 1, "eval.every": 0, "eval.temperature": 0,
     "sft.steps": 0, "sft.batch_tokens": 1, "sft.val_every": 0, "sft.val_problems": 1,
     "verify.workers": 0, "prepare.ngram": 2, "prepare.min_pass": 0, "prepare.max_pass": 0, "prepare.limit": 0,
+    "prepare.heldout": 0,
 }
 AT_MOST: dict[str, float] = {
     "engine.gpu_memory": 1, "sampling.top_p": 1, "eval.top_p": 1, "verifier.max_error_rate": 1,

@@ -48,7 +48,7 @@ class Source:
             return (problem_from_row(row) for row in rows)
         if data.source == "reasoning_gym":
             return _of_domains(self._gym(), data.domains)
-        problems, self.rejects = load_problems(_files(data.train, "data.train"), data.on_bad_row)
+        problems, self.rejects = load_problems(data_files(data.train, "data.train"), data.on_bad_row)
         chosen = [p for p in problems if not data.domains or p.domain in data.domains]
         if not chosen:
             raise UserError("data.train holds no problem of data.domains: give other files or leave data.domains empty")
@@ -87,7 +87,7 @@ def heldout(cfg: Config, count: int, seed: int) -> list[Problem]:
 
         found = (problem_from_row(row) for row in reasoning_gym.rows(data.tasks, "heldout", seed, count))
         return list(_of_domains(found, data.domains))
-    problems, _ = load_problems(_files(data.heldout, "data.heldout"), data.on_bad_row)
+    problems, _ = load_problems(data_files(data.heldout, "data.heldout"), data.on_bad_row)
     chosen = list(_of_domains(iter(problems), data.domains))
     if not chosen:
         raise UserError("data.heldout holds no problem of data.domains: give other files or leave data.domains empty")
@@ -99,7 +99,7 @@ def _of_domains(problems: Iterator[Problem], domains: list[str]) -> Iterator[Pro
     return (p for p in problems if not domains or p.domain in domains)
 
 
-def _files(paths: list[str], key: str) -> list[Path]:
+def data_files(paths: list[str], key: str) -> list[Path]:
     """The files that `paths` name; a folder, as mode=prepare makes them, stands for its files of the key's split."""
     if not paths:
         raise UserError(f"data.source=files needs {key}=[FILE,...]: .jsonl or .parquet in Guru's schema")

@@ -73,18 +73,12 @@ def _work(cfg: Config, steps: Any, output: Path, inputs: list[Input], against: l
 def _finish(cfg: Config, steps: Any, overlap: Any, output: Path, inputs: list[Input], fingerprint: dict[str, Any]
             ) -> dict[str, Any]:
     """The output's files, written aside in steps.folder/final and moved to `output` in one go. Returns the card."""
-    from rl.prepare.card import evaluation_card, split_card, token_lengths, write_card
-    from rl.prepare.finish import assemble
+    from rl.prepare.card import evaluation_card, write_card
 
     final = steps.folder / "final"
     shutil.rmtree(final, ignore_errors=True)
     final.mkdir()
-    splits = {}
-    for split in dict.fromkeys(item.split for item in inputs):
-        files, chosen = assemble(steps, split, cfg.prepare.limit if split == "train" else 0, cfg.data.seed, final)
-        part = splits[split] = split_card(steps, split, files, chosen)
-        if files:
-            part["tokens"] = token_lengths([final / name for name in files], cfg.model.path)
+    splits = _splits(cfg, steps, [*dict.fromkeys(item.split for item in inputs)], final)
     if not splits["train"]["rows"]:
         why = ", ".join(f"{n} {name}" for name, n in splits["train"]["outcomes"].items() if n) or "no row was read"
         steps.remove()
@@ -101,6 +95,24 @@ def _finish(cfg: Config, steps: Any, overlap: Any, output: Path, inputs: list[In
     os.rename(final, output)
     steps.remove()
     return card
+
+
+def _splits(cfg: Config, steps: Any, names: list[str], final: Path) -> dict[str, Any]:
+    """Writes the files of each split; returns the card of each."""
+    from rl.prepare.card import split_card, token_lengths
+    from rl.prepare.finish import assemble, choose, kept_keys
+
+    splits = {}
+    for split in names:
+        limit, heldout = (cfg.prepare.limit, cfg.prepare.heldout) if split == "train" else (0, 0)
+        heldout = 0 if "heldout" in names else heldout
+        chosen, apart = choose(kept_keys(steps, split), limit, heldout, cfg.data.seed)
+        for name, masks in ((split, chosen), *([("heldout", apart)] if heldout else [])):
+            files = assemble(steps, split, masks, name, final)
+            part = splits[name] = split_card(steps, split, files, masks, heldout if name == split else 0)
+            if files:
+                part["tokens"] = token_lengths([final / file for file in files], cfg.model.path)
+    return splits
 
 
 def _origin(item: Input) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rl.prepare.finish import records_of
 from rl.prepare.overlap import COMMON, Overlap
 from rl.prepare.pipeline import OUTCOMES
 from rl.prepare.steps import Steps
@@ -19,17 +20,19 @@ TOKEN_SAMPLE = 256  # rows whose tokens are counted
 SHOWN_REASONS = 20
 
 
-def split_card(steps: Steps, split: str, files: Sequence[str], chosen: Sequence[np.ndarray]) -> dict[str, Any]:
-    """What became of the rows of a split, and the sizes of those that are in its files."""
-    records = [record for record in steps.records if record.split == split]
+def split_card(steps: Steps, split: str, files: Sequence[str], chosen: Sequence[np.ndarray], heldout: int
+               ) -> dict[str, Any]:
+    """What became of the rows of a split, and the sizes of those that are in its files; `heldout` are in others."""
+    records = records_of(steps, split)
     counts: Counter[str] = sum((record.counts for record in records), Counter())
     kept = [{name: values[mask] for name, values in steps.arrays(record).items() if name in ("group", "question",
             "answer")} for record, mask in zip(records, chosen)]
     rows = sum(len(part["group"]) for part in kept)
     outcomes = {name: counts[name] for name in OUTCOMES if counts[name]}
     outcomes["kept"] = rows
-    if counts["kept"] > rows:
-        outcomes["not sampled"] = counts["kept"] - rows
+    outcomes |= {"held out": heldout} if heldout else {}
+    if counts["kept"] > rows + heldout:
+        outcomes["not sampled"] = counts["kept"] - rows - heldout
     return {
         "files": list(files),
         "rows": rows,

@@ -11,7 +11,7 @@ import numpy as np
 from rl.prepare.samples import RL, Sample
 from rl.problems.schema import KEPT_COLUMNS
 
-GROUP_BYTES = 32 << 20  # of text in a row group
+GROUP_BYTES, GROUP_ROWS = 32 << 20, 2048  # text and rows of a row group: what random access decodes at a time
 
 
 def arrow_schema(kind: str) -> Any:
@@ -29,7 +29,7 @@ def arrow_schema(kind: str) -> Any:
 
 
 class Writer:
-    """A parquet file that grows by batches; a row group has about GROUP_BYTES of text."""
+    """A parquet file that grows by batches; a row group has at most GROUP_ROWS rows and about GROUP_BYTES."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.kind = path, ""
@@ -42,7 +42,7 @@ class Writer:
         for sample in samples:
             self._waiting.append(sample)
             self._bytes += len(sample.question) + len(sample.answer) + len(sample.row.get("extra_info", ""))
-            if self._bytes >= GROUP_BYTES:
+            if self._bytes >= GROUP_BYTES or len(self._waiting) == GROUP_ROWS:
                 self.flush()
 
     def flush(self) -> None:

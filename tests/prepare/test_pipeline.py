@@ -60,7 +60,7 @@ def workshop(tmp_path) -> Workshop:
 def card(folder: Path, split: str = "train") -> dict:
     part = json.loads((folder / "card.json").read_text())["splits"][split]
     assert sum(part["outcomes"].values()) == part["read"]
-    assert set(part["outcomes"]) <= {*OUTCOMES, "not sampled"}
+    assert set(part["outcomes"]) <= {*OUTCOMES, "held out", "not sampled"}
     return part
 
 
@@ -342,3 +342,14 @@ def test_a_large_result_is_in_shards(many, monkeypatch):
     sampled = many.prepare("prepare.limit=37")
     assert rows(folder) == rows(whole) and len(rows(sampled)) == 37
     assert sorted(path.name for path in sampled.glob("train*")) == card(sampled)["files"]
+
+
+def test_rows_are_held_out_where_the_source_holds_none_out(many):
+    folder = many.prepare("prepare.heldout=7", "prepare.limit=30")
+    train, heldout = ({row["prompt"][0]["content"] for row in rows(folder, split)} for split in ("train", "heldout"))
+    assert (len(train), len(heldout)) == (30, 7) and not train & heldout
+    assert card(folder)["outcomes"]["held out"] == 7 and card(folder, "heldout")["rows"] == 7
+    same = many.prepare("prepare.heldout=7")
+    assert {row["prompt"][0]["content"] for row in rows(same, "heldout")} == heldout
+    with pytest.raises(UserError, match="prepare.heldout=60 leaves nothing to train on: 60 rows are there"):
+        many.prepare("prepare.heldout=60")
