@@ -52,7 +52,7 @@ def inputs_of(cfg: Config) -> list[Input]:
     if source in ("starter", "reasoning_gym"):
         return _generated(cfg)
     given = cfg.prepare.input or [DEFAULTS[source]]
-    found = [item for word in given for item in _located(word)]
+    found = [item for word in given for item in _located(word, named=bool(cfg.prepare.input))]
     unique = {(item.name, item.state): item for item in found}
     chosen = sorted(unique.values(), key=lambda item: (item.split, item.stem, item.name))
     if not any(item.split == "train" for item in chosen):
@@ -91,7 +91,8 @@ def split_of(name: str) -> str:
     return "heldout" if file.startswith(EVALUATION_FILES) else "train"
 
 
-def _located(word: str) -> list[Input]:
+def _located(word: str, named: bool) -> list[Input]:
+    """The files of a path or of a name on the hub; `named` by the user, who may have mistyped a path."""
     path = Path(word).expanduser()
     if path.exists():
         return _local(path, "prepare.input")
@@ -99,7 +100,12 @@ def _located(word: str) -> list[Input]:
     if not HUB_NAME.fullmatch(repo) or path.parent.is_dir() and path.parent != Path():
         raise UserError(f"prepare.input={word}: no such file or folder here, nor a dataset's name on the hub "
                         "(OWNER/NAME or OWNER/NAME@REVISION): correct it")
-    commit, names = hub.listing(repo, revision)
+    try:
+        commit, names = hub.listing(repo, revision)
+    except UserError as error:
+        if not named:
+            raise
+        raise UserError(f"prepare.input={word} is no file or folder here, and {error}") from error
     usable = [name for name in names if name.endswith(SUFFIXES)]
     if not usable:
         raise UserError(f"{repo} holds no {', '.join(SUFFIXES)} file: give another dataset by prepare.input=[NAME]")

@@ -127,9 +127,10 @@ class Steps:
         known = path.read_text(encoding="utf-8") if path.is_file() else None
         if known == wanted:
             return False
+        begun = (self.folder / "steps" / "00000").is_dir()
         shutil.rmtree(self.folder / "steps", ignore_errors=True)
         path.write_text(wanted, encoding="utf-8")
-        return known is not None
+        return begun
 
     def _load(self) -> list[Record]:
         folder = self.folder / "steps"
@@ -172,6 +173,8 @@ class Steps:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self.records:
+            self.remove()  # nothing that a later run could go on with
         self._lock.close()
 
 
