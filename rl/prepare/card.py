@@ -136,7 +136,7 @@ def markdown(card: dict[str, Any]) -> str:
     evaluation = card["evaluation"]
     if evaluation["sets"]:
         lines += ["", f"## Decontamination: a run of {evaluation['ngram']} words in common", ""]
-        lines += [f"Runs of words in more than {evaluation['common']} evaluation questions are the wording of a task "
+        lines += [f"Runs of words in more than {evaluation['common']} questions of one set are the wording of its task "
                   f"and do not count ({evaluation['common runs of words left out']} of them)."]
         sets = [(name, *part.values()) for name, part in evaluation["sets"].items()]
         lines += _table(("evaluation set", "questions", "training rows removed"), sets)

@@ -2,7 +2,8 @@
 
 Words are what letters and digits spell, without regard to case (a CJK character is a word of its own). One shared run
 of n words is enough; a question of fewer than n words counts only as a whole, signs included. What stands in more than
-COMMON different evaluation questions is the wording of a task ("put your final answer within ...") and no leak.
+COMMON different questions of one set is the wording of its task ("put your final answer within ...") and no leak; one
+question that stands in many sets, each with instructions of its own, still counts.
 A run of words is a polynomial hash of 64 bits over the words' CRCs, computed for a whole batch of questions at once.
 """
 
@@ -44,8 +45,10 @@ class Overlap:
         self.common = 0
         self._members: dict[str, list[tuple[str, int]]] = {}  # a question's text: (set, number) of where it stands
         self._short: set[str] = set()
+        self._place: dict[str, int] = {}  # of each longer question in _runs_of
+        self._runs_of: list[np.ndarray] = []  # the runs of each, until they are built into one array
+        self._in_set: dict[str, set[int]] = {}  # the places of each set's questions
         self._long: list[str] = []
-        self._runs_of: list[np.ndarray] = []  # of each in _long, until they are built into one array
         self._grams = np.zeros(0, np.uint64)
         self._owners = np.zeros(0, np.int32)
 
@@ -53,24 +56,25 @@ class Overlap:
         """One question of the set `name`; the same text in another set or row is the same question."""
         text = squeezed(question)
         self.questions[name] += 1
-        known = self._members.setdefault(text, [])
-        if not known:
-            words = words_of(question)
-            if len(words) >= self.n:
-                self._long.append(text)
+        words = words_of(question)
+        if len(words) >= self.n:
+            if text not in self._place:
                 self._runs_of.append(np.unique(_runs(word_ids(words), self.n)))
-            elif text:
-                self._short.add(text)
-        known.append((name, self.questions[name]))
+                self._place[text] = len(self._place)
+            self._in_set.setdefault(name, set()).add(self._place[text])
+        elif words:
+            self._short.add(text)
+        self._members.setdefault(text, []).append((name, self.questions[name]))
 
     def build(self) -> Overlap:
         runs = self._runs_of or [np.zeros(0, np.uint64)]
         owners = np.repeat(np.arange(len(runs), dtype=np.int32), [len(grams) for grams in runs])
-        self._grams, first, counts = np.unique(np.concatenate(runs), return_index=True, return_counts=True)
-        kept = counts <= COMMON
+        wordings = [_wording([runs[place] for place in places]) for places in self._in_set.values()]
+        self._grams, first = np.unique(np.concatenate(runs), return_index=True)
+        kept = ~np.isin(self._grams, np.concatenate([np.zeros(0, np.uint64), *wordings]))
         self.common = int((~kept).sum())
         self._grams, self._owners = self._grams[kept], owners[first[kept]]
-        self._runs_of = []
+        self._long, self._runs_of, self._place, self._in_set = list(self._place), [], {}, {}
         return self
 
     def __len__(self) -> int:
@@ -118,6 +122,12 @@ class Overlap:
         for name, number in self._members[text]:
             first.setdefault(name, number)
         return tuple(first.items())
+
+
+def _wording(runs: Sequence[np.ndarray]) -> np.ndarray:
+    """uint64: the runs of words that more than COMMON questions of one set have."""
+    grams, counts = np.unique(np.concatenate(runs), return_counts=True)
+    return grams[counts > COMMON]
 
 
 def words_of(text: str) -> list[str]:

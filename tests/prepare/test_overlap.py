@@ -67,6 +67,13 @@ def test_the_wording_of_a_task_is_no_leak():
     assert repeated.hits([f"z {task}"])[0].sets == (("e", 1), ("f", 1))
 
 
+def test_one_question_in_many_sets_with_other_instructions_still_counts():
+    asked = "how many primes lie between one hundred and two hundred"
+    made = overlap(8, {f"set {i}": [f"{asked}? instructions of kind {i}"] for i in range(3 * COMMON)})
+    (hit,) = made.hits([f"Tell me: {asked}!"])
+    assert made.common == 0 and hit.words == " ".join(asked.split()[:8])
+
+
 def test_characters_of_chinese_are_words():
     made = overlap(5, {"e": ["小明有三个苹果和两个梨"]})
     assert [hit.row for hit in made.hits(["问：小明有三个苹果。", "小红有三个桃子"])] == [0]
