@@ -51,7 +51,9 @@ def _prepare(cfg: Config, output: Path, inputs: list[Input], against: list[Input
     for split, part in card["splits"].items():
         outcomes = ", ".join(f"{count} {name}" for name, count in part["outcomes"].items())
         print(f"{split}: {part['read']} rows read: {outcomes}")
-    print(f"{output}: {', '.join(file for part in card['splits'].values() for file in part['files'])}, card.md")
+    files = [part["files"] for part in card["splits"].values() if part["files"]]
+    named = [names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") for names in files]
+    print(f"{output}: {', '.join(named)}, card.md")
 
 
 def _work(cfg: Config, steps: Any, output: Path, inputs: list[Input], against: list[Input], fingerprint: dict[str, Any]
