@@ -20,6 +20,7 @@ from rl.problems.schema import Row, RowError, batch_rows, row_of_line
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 MAX_GROUP_BYTES = 64 << 20
 BATCH_ROWS = 512
+BUFFER = 1 << 20
 
 Batch = list[tuple[int, Row | RowError]]
 
@@ -55,7 +56,7 @@ def _tables(path: Path) -> Iterator[Any]:
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, buffer_size=BUFFER) as file:  # without, a whole column of the group is read
             size = min(BATCH_ROWS, 2 * batch_rows(file.metadata))
             groups = (file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
             if max(groups, default=0) > MAX_GROUP_BYTES:
