@@ -19,6 +19,7 @@ MODE_MODULES = {
     "sft": "rl.sft",
     "eval": "rl.evaluation",
     "verify": "actors.verify_files",
+    "prepare": "rl.prepare",
     "serve": "deployments.command",
     "pipeline": "rl.pipeline",
 }

@@ -13,7 +13,7 @@ MODE_HELP = {
     "sft": "train a policy on worked examples",
     "eval": "measure a policy on held-out problems",
     "verify": "judge a file of answers: verify.input=FILE verify.output=FILE",
-    "prepare": "fetch and prepare data (not in this version)",
+    "prepare": "make data ready: prepare.source=guru|am_thinking|reasoning_gym|starter|files prepare.output=FOLDER",
     "serve": "answer over HTTP: a page and an OpenAI-compatible API",
     "pipeline": "several of these one after the other, with one report: pipeline.stages, recipe=pipeline",
 }

@@ -22,6 +22,7 @@ GIB = 1 << 30
 ENGINE_PROCESS = int(1.5 * GIB)  # Python with torch and vLLM imported
 LEARNER_PROCESS = int(0.7 * GIB)  # Python with torch and transformers imported
 WORKER_PROCESS = int(0.15 * GIB)  # Python with math-verify and sympy imported
+PREPARE_PROCESS = int(1.5 * GIB)  # batches, a row group, and the hashes of a few million rows
 TRAIN_BYTES = 16
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -48,6 +49,8 @@ def resource_plan(cfg: Config, cpus: int, gpus: int, memory_bytes: int, gpu_byte
     if cfg.mode == "verify":
         workers = cfg.verify.workers or cpus
         return [Row("checker processes", "generate", workers, 0, workers * WORKER_PROCESS)]
+    if cfg.mode == "prepare":
+        return [Row("this process", "generate", 1, 0, PREPARE_PROCESS)]
     stats, cuda = model_stats(cfg), uses_gpu(cfg, gpus)
     share = gpu_share(cfg, gpus) if cuda else 0.0
     rows: list[Row] = []

@@ -239,6 +239,20 @@ class VerifyConfig:
 
 
 @dataclass
+class PrepareConfig:
+    source: str = key("starter", "what mode=prepare makes ready (files: your own .parquet or .jsonl)",
+                      ("starter", "reasoning_gym", "guru", "am_thinking", "files"))
+    input: list[str] = key([], "files, folders or OWNER/NAME@REVISION of the hub (empty: the source as published)")
+    output: str = key("", "folder that the prepared data appears in")
+    against: list[str] = key([], "evaluation files, folders or patterns whose questions must not be trained on")
+    ngram: int = key(13, "words in a row that a question may not share with an evaluation question")
+    min_pass: float = key(0.0, "leave problems out that no rated model solves this often")
+    max_pass: float = key(1.0, "leave problems out that every rated model solves more often than this")
+    limit: int = key(0, "training rows kept, chosen by data.seed (0: all; generated sources: 10000)")
+    heldout: int = key(0, "rows held out, chosen by data.seed, where the source has no held-out files")
+
+
+@dataclass
 class ServeConfig:
     host: str = key("127.0.0.1", "address that mode=serve listens on")
     port: int = key(8000, "port that mode=serve listens on")
@@ -271,6 +285,7 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
 

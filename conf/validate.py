@@ -25,12 +25,14 @@ AT_LEAST: dict[str, float] = {
     "eval.problems": 1, "eval.samples": 1, "eval.every": 0, "eval.temperature": 0,
     "eval.max_tokens": 0, "eval.wave": 1, "eval.concurrency": 1,
     "sft.steps": 0, "sft.batch_tokens": 1, "sft.val_every": 0, "sft.val_problems": 1,
-    "verify.workers": 0,
+    "verify.workers": 0, "prepare.ngram": 2, "prepare.min_pass": 0, "prepare.max_pass": 0, "prepare.limit": 0,
+    "prepare.heldout": 0,
 }
 AT_MOST: dict[str, float] = {
     "curriculum.strong_above": 1, "curriculum.weak_below": 1,
     "engine.gpu_memory": 1, "sampling.top_p": 1, "eval.top_p": 1, "verifier.max_error_rate": 1,
     "learner.min_lr_ratio": 1, "rl.clip_low": 1, "ray.dashboard_port": 65535,
+    "prepare.min_pass": 1, "prepare.max_pass": 1,
 }
 ABOVE_ZERO = ("engine.kv_cache_gib", "engine.gpu_memory", "sampling.top_p", "eval.top_p", "verifier.timeout_s",
               "learner.lr", "ray.dashboard_port")
@@ -53,6 +55,7 @@ def validate(cfg: Config) -> None:
     check_judge(cfg)
     check_eval(cfg)
     check_verify(cfg)
+    check_prepare(cfg)
 
 
 def check_bounds(cfg: Config) -> None:
@@ -88,7 +91,7 @@ def check_data(cfg: Config) -> None:
     if data.source == "reasoning_gym" and cfg.mode in ("train", "eval"):
         _require(data.tasks, "data.source=reasoning_gym needs data.tasks: set data.tasks=[chain_sum,leg_counting]")
     for name, source in (("train", "files"), ("heldout", "files"), ("tasks", "reasoning_gym")):
-        _require(not getattr(data, name) or data.source == source,
+        _require(not getattr(data, name) or data.source == source or cfg.mode == "prepare",
                  f"data.{name} is read only with data.source={source}, not data.source={data.source}: "
                  f"set data.source={source} or remove data.{name}")
 
@@ -219,6 +222,22 @@ def check_verify(cfg: Config) -> None:
     _require(cfg.verify.output, "mode=verify needs verify.output: set verify.output=FILE (.jsonl)")
     _require(cfg.verify.input != cfg.verify.output,
              f"verify.input and verify.output are the same file ({cfg.verify.input}): name another output")
+
+
+def check_prepare(cfg: Config) -> None:
+    prepare = cfg.prepare
+    if cfg.mode != "prepare":
+        return
+    _require(prepare.output, "mode=prepare needs prepare.output: set prepare.output=FOLDER")
+    _require(prepare.input or prepare.source != "files",
+             "prepare.source=files needs prepare.input: set prepare.input=[FILE or FOLDER,...]")
+    _require(not prepare.input or prepare.source not in ("starter", "reasoning_gym"),
+             f"prepare.input is read only with prepare.source=guru, am_thinking or files, not {prepare.source}: "
+             "set prepare.source or remove prepare.input")
+    _require(cfg.data.tasks or prepare.source != "reasoning_gym",
+             "prepare.source=reasoning_gym needs data.tasks: set data.tasks=[chain_sum,leg_counting]")
+    _require(prepare.min_pass <= prepare.max_pass,
+             f"prepare.min_pass={prepare.min_pass} is above prepare.max_pass={prepare.max_pass}: lower the first")
 
 
 def _require(condition: object, message: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from actors.messages import Problem, RolloutGroup
@@ -61,7 +62,7 @@ class Source:
             return (problem_from_row(row) for row in rows)
         if data.source == "reasoning_gym":
             return _of_domains(self._gym(), data.domains)
-        problems, self.rejects = load_problems(_files(data.train, "data.train"), data.on_bad_row)
+        problems, self.rejects = load_problems(data_files(data.train, "data.train"), data.on_bad_row)
         chosen = [p for p in problems if not data.domains or p.domain in data.domains]
         if not chosen:
             raise UserError("data.train holds no problem of data.domains: give other files or leave data.domains empty")
@@ -95,7 +96,7 @@ def heldout(cfg: Config, count: int, seed: int) -> list[Problem]:
 
         found = (problem_from_row(row) for row in reasoning_gym.rows(data.tasks, "heldout", seed, count))
         return list(_of_domains(found, data.domains))
-    problems, _ = load_problems(_files(data.heldout, "data.heldout"), data.on_bad_row)
+    problems, _ = load_problems(data_files(data.heldout, "data.heldout"), data.on_bad_row)
     chosen = list(_of_domains(iter(problems), data.domains))
     if not chosen:
         raise UserError("data.heldout holds no problem of data.domains: give other files or leave data.domains empty")
@@ -107,7 +108,20 @@ def _of_domains(problems: Iterator[Problem], domains: list[str]) -> Iterator[Pro
     return (p for p in problems if not domains or p.domain in domains)
 
 
-def _files(paths: list[str], key: str) -> list[str]:
+def data_files(paths: list[str], key: str) -> list[Path]:
+    """The files that `paths` name; a folder, as mode=prepare makes them, stands for its files of the key's split."""
     if not paths:
         raise UserError(f"data.source=files needs {key}=[FILE,...]: .jsonl or .parquet in Guru's schema")
-    return paths
+    split = key.rpartition(".")[2]
+    return [file for path in paths for file in _files_of(Path(path).expanduser(), split, key)]
+
+
+def _files_of(path: Path, split: str, key: str) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(p for p in path.iterdir() if p.name.startswith(split) and p.suffix in (".parquet", ".jsonl"))
+    if not found:
+        there = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
+        raise UserError(f"{key}={path} holds no {split}*.parquet or {split}*.jsonl (it holds {there}): "
+                        "name the files themselves, or a folder made by mode=prepare")
+    return found

@@ -246,6 +246,12 @@ MISTAKES = [  # words, what the message names, what it offers
     ("mode=verify", "mode=verify needs verify.input", "verify.input=FILE"),
     ("mode=verify verify.input=a", "mode=verify needs verify.output", "verify.output=FILE"),
     ("mode=verify verify.input=a verify.output=a", "are the same file", "name another output"),
+    ("mode=prepare", "mode=prepare needs prepare.output", "prepare.output=FOLDER"),
+    ("mode=prepare prepare.output=o prepare.source=files", "needs prepare.input", "prepare.input=["),
+    ("mode=prepare prepare.output=o prepare.input=[a]", "prepare.input is read only with", "set prepare.source"),
+    ("mode=prepare prepare.output=o prepare.source=reasoning_gym", "needs data.tasks", "data.tasks=[chain_sum"),
+    ("mode=prepare prepare.output=o prepare.min_pass=0.5 prepare.max_pass=0.2", "is above", "lower the first"),
+    ("mode=prepare prepare.output=o prepare.ngram=1", "prepare.ngram=1 is too small", "prepare.ngram=2"),
 ]
 
 

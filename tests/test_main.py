@@ -33,7 +33,7 @@ def called(monkeypatch, module: str, run) -> None:
 @pytest.mark.parametrize("word,fix", [
     ("mode=trian", "mode=trian is not a mode: did you mean mode=train? (modes: "),
     ("rl.grup_size=4", "rl.grup_size is not a key: did you mean rl.group_size?"),
-    ("mode=prepare", "mode=prepare is not in this version yet: use one of mode=train"),
+    ("mode=prepare", "mode=prepare needs prepare.output: set prepare.output=FOLDER"),
 ])
 def test_a_mistake_is_one_line_and_exit_code_2(word, fix):
     done = command(word)
@@ -111,7 +111,8 @@ def test_each_mode_gets_its_configuration_and_gives_the_exit_code(mode, module, 
     seen = []
     called(monkeypatch, module, lambda cfg: seen.append(cfg) or 5)
     monkeypatch.setitem(sys.modules, module.split(".")[0], types.ModuleType(module.split(".")[0]))
-    assert main.main([f"mode={mode}", "seed=3", "verify.input=a", "verify.output=b"]) == 5
+    assert main.main([f"mode={mode}", "seed=3", "verify.input=a", "verify.output=b",
+                      "prepare.output=c"]) == 5
     assert (seen[0].mode, seen[0].seed) == (mode, 3)
     assert mode in MODES
 

@@ -188,3 +188,22 @@ def test_files_must_be_named(files):
     cfg.data.heldout = []
     with pytest.raises(UserError, match=r"data.source=files needs data.heldout=\[FILE,\.\.\.\]"):
         heldout(cfg, 9, 7)
+
+
+# --- folders ------------------------------------------------------------------------------------------------------
+
+
+def test_a_prepared_folder_stands_for_the_files_of_each_split(tmp_path):
+    for name, numbers in (("train-00000-of-00002", (0, 1)), ("train-00001-of-00002", (2,)), ("heldout", (3,))):
+        write_jsonl([row(number) for number in numbers], tmp_path / f"{name}.jsonl")
+    (tmp_path / "card.json").write_text("{}")
+    cfg = load(["data.source=files", f"data.train=[{tmp_path}]", f"data.heldout=[{tmp_path}]"])
+    assert sorted(ids(Source(cfg).take(3))) == ["math__made:0", "math__made:1", "math__made:2"]
+    assert ids(heldout(cfg, 9, 7)) == ["math__made:3"]
+
+
+def test_a_folder_without_the_split_is_refused(tmp_path):
+    write_jsonl([row(0)], tmp_path / "train.jsonl")
+    cfg = load(["data.source=files", f"data.train=[{tmp_path}]", f"data.heldout=[{tmp_path}]"])
+    with pytest.raises(UserError, match=r"data.heldout=.* holds no heldout\*.parquet .*it holds train.jsonl"):
+        heldout(cfg, 9, 7)

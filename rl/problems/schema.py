@@ -41,18 +41,39 @@ PREFIX_DOMAINS = (
     ("gsm8k", "math"),
     ("openai/gsm8k", "math"),
     ("lighteval/MATH", "math"),
+    ("HuggingFaceH4/MATH", "math"),
+    ("ood", "logic"),
 )
-"""The first prefix that fits decides: Guru files its ARC sets under logic, though their rows say simulation."""
+"""The first prefix that fits decides: Guru files its ARC sets under logic, though their rows say simulation.
+
+Its out-of-domain evaluation sets (IFEval, IFBench, LiveBench) are none of the six; they are counted with logic."""
 
 ROLES = ("system", "user", "assistant")
 KEPT_COLUMNS = ("qwen2.5_7b_pass_rate", "qwen3_30b_pass_rate")
 BATCH_ROWS = 256
+BATCH_BYTES = 16 << 20  # of a parquet file decoded at a time
+
+
+class RowError(UserError):
+    """One row that cannot be used: `column` is what is wrong with it and `reason` why; the message says where too."""
+
+    def __init__(self, where: str, column: str, reason: str) -> None:
+        super().__init__(f"{_prefix(where)}column {column} {reason}")
+        self.column, self.reason = column, reason
+
+
+class LineError(RowError):
+    """A line that is no row at all: no column is to blame."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        UserError.__init__(self, f"{_prefix(where)}{reason}")
+        self.column, self.reason = "", reason
 
 
 def domain_of(data_source: str, extra_info: Mapping[str, Any] | None = None, *, where: str = "") -> str:
     """The domain (one of messages.DOMAINS) of a data source; reasoning_gym's rows name theirs in extra_info.domain.
 
-    Raises UserError for a source that fits no known name or prefix.
+    Raises RowError for a source that fits no known name or prefix.
     """
     if data_source == "reasoning_gym":
         named = (extra_info or {}).get("domain", "logic")
@@ -72,7 +93,7 @@ def problem_from_row(row: Mapping[str, Any], *, where: str = "") -> Problem:
 
     The ground truth is always JSON-encoded, so `Problem.truth` gives back the value of the file, arrays as lists.
     The id is the source with extra_info's id, index or idx, else the sha1 of source and prompt.
-    Raises UserError naming the broken column and what it should hold.
+    extra_info may be an object or its JSON text. Raises RowError naming the broken column and what it should hold.
     """
     _require(isinstance(row, Mapping), where, "row", "an object with columns", row)
     source = _column(row, "data_source", where)
@@ -97,7 +118,7 @@ def read_rows(path: str | Path) -> Iterator[Row]:
 
     Raises UserError when the file is missing or of another kind, or when a line is not a JSON object.
     """
-    for _, row in _numbered(Path(path)):
+    for _, row in numbered(Path(path)):
         if isinstance(row, UserError):
             raise row
         yield row
@@ -114,7 +135,7 @@ def load_problems(
     problems: dict[str, Problem] = {}
     rejects: list[str] = []
     for path in paths:
-        for number, row in _numbered(Path(path)):
+        for number, row in numbered(Path(path)):
             try:
                 if isinstance(row, UserError):
                     raise row
@@ -147,7 +168,7 @@ def write_jsonl(rows: Sequence[Row], path: str | Path) -> None:
             file.write(json.dumps(_plain(row), ensure_ascii=False) + "\n")
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, Row | UserError]]:
+def numbered(path: Path) -> Iterator[tuple[int, Row | RowError]]:
     """(row number from 1, the row or what is wrong with it): a broken line does not end the reading."""
     if not path.is_file():
         raise UserError(f"{path}: no such file: check the path in data.train or data.heldout")
@@ -159,20 +180,22 @@ def _numbered(path: Path) -> Iterator[tuple[int, Row | UserError]]:
         raise UserError(f"{path}: problems are read from .jsonl and .parquet files: convert it to one of them")
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, Row | UserError]]:
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, Row | RowError]]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                yield number, UserError(f"{_where(path, number)}: not JSON ({error}): write one JSON object a line")
-                continue
-            if not isinstance(row, dict):
-                yield number, UserError(f"{_where(path, number)}: expected a JSON object, found {type(row).__name__}")
-                continue
-            yield number, row
+            if line.strip():
+                yield number, row_of_line(line, _where(path, number))
+
+
+def row_of_line(line: str | bytes, where: str) -> Row | RowError:
+    """The row that a line of a JSONL file holds, or what is wrong with it."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return LineError(where, f"not JSON ({error}): write one JSON object a line")
+    if not isinstance(row, dict):
+        return LineError(where, f"expected a JSON object, found {type(row).__name__}")
+    return row
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
@@ -181,10 +204,17 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            for batch in file.iter_batches(batch_size=batch_rows(file.metadata)):
                 yield from batch.to_pylist()
     except pa.ArrowInvalid as error:
         raise UserError(f"{path}: not a readable parquet file ({error}): download or write it again") from error
+
+
+def batch_rows(metadata: Any) -> int:
+    """How many rows of a parquet file to decode at a time: fewer where they are large (tests of programs are MBs)."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    heaviest = max((g.total_byte_size / max(1, g.num_rows) for g in groups), default=1.0)
+    return int(min(BATCH_ROWS, max(1, BATCH_BYTES // max(1.0, heaviest))))
 
 
 def _add(problems: dict[str, Problem], problem: Problem) -> None:
@@ -210,6 +240,11 @@ def _messages(prompt: Any, where: str) -> tuple[dict[str, str], ...]:
 def _extra_info(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     """extra_info without its empty keys (parquet fills what other rows have), and the published pass rates."""
     extra = _plain(row.get("extra_info"))
+    if isinstance(extra, str):
+        try:
+            extra = json.loads(extra) if extra else None
+        except ValueError:
+            raise _broken(where, "extra_info", "an object, its JSON text, or nothing", extra) from None
     _require(extra is None or isinstance(extra, dict), where, "extra_info", "an object, or nothing", extra)
     kept = {key: _plain(row[key]) for key in KEPT_COLUMNS if row.get(key) is not None}
     return {**{key: value for key, value in (extra or {}).items() if value is not None}, **kept}
@@ -265,7 +300,7 @@ def _encoded(reward: Mapping[str, Any]) -> Row:
 def _column(row: Mapping[str, Any], name: str, where: str) -> Any:
     if row.get(name) is None:
         found = ", ".join(row) or "none"
-        raise UserError(f"{_prefix(where)}column {name} is missing (columns found: {found})")
+        raise RowError(where, name, f"is missing (columns found: {found})")
     return row[name]
 
 
@@ -274,10 +309,10 @@ def _require(holds: bool, where: str, column: str, expected: str, found: Any) ->
         raise _broken(where, column, expected, found)
 
 
-def _broken(where: str, column: str, expected: str, found: Any) -> UserError:
+def _broken(where: str, column: str, expected: str, found: Any) -> RowError:
     shown = repr(found)
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return UserError(f"{_prefix(where)}column {column} should hold {expected}, not {shown}")
+    return RowError(where, column, f"should hold {expected}, not {shown}")
 
 
 def _where(path: str | Path, number: int) -> str:
