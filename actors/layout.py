@@ -2,7 +2,9 @@
 
 A row is one copy of a prompt followed by completions of it. Every token has a segment (0 the prompt, k the k-th
 completion) and attends to earlier tokens of its own segment and of the prompt; positions count on from the prompt in
-each completion. So each completion is computed exactly as if it stood alone.
+each completion. So each completion is computed exactly as if it stood alone. With a prompt of no tokens the same
+gives a packed row: the mask is block-diagonal and positions begin at 0 in each sequence, whose first token (predicted
+by nothing, `source` points at a neighbour's end there) must not be learnt.
 """
 
 from __future__ import annotations

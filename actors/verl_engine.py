@@ -234,6 +234,7 @@ class VerlEngine:
                     own = int(batch.lengths[index] - batch.prefixes[index])
                     result[index] = np.zeros(int(batch.lengths[index]), np.float32)
                     result[index][batch.prefixes[index] :] = row[:own]
+                    result[index][0] = 0.0  # of a packed sequence, which nothing precedes
         return result
 
     def weights(self) -> Iterator[tuple[str, Any]]:
@@ -280,11 +281,9 @@ class VerlEngine:
         result = {}
         for name, value in model_output.items():
             if value is not None and value.is_nested:  # position t belongs to token t+1
-                parts = [
-                    torch.nn.functional.pad(row[batch.prefixes[i] - 1 : batch.lengths[i] - 1], (0, width))[:width]
-                    for i, row in zip(indices, value.unbind(), strict=True)
-                ]
-                value = torch.stack(parts)
+                rows = [torch.nn.functional.pad(row[:-1], (1, width)) for row in value.unbind()]
+                starts = batch.prefixes[indices] if indices else [1]  # a rank with nothing computes a dummy
+                value = torch.stack([row[p : p + width] for row, p in zip(rows, starts, strict=True)])
             if value is not None:
                 result[name] = value
         return result
