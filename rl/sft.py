@@ -68,13 +68,9 @@ class Tuning:
         rows = asyncio.create_task(asyncio.to_thread(next, stream, None))
         self.progress.phase(None)
         while self.completed < steps:
-            started = time.perf_counter()
-            batch = self._batch(await rows)
+            now = await rows
             rows = asyncio.create_task(asyncio.to_thread(next, stream, None))  # the next, while this one is learnt
-            metrics = await self._update(batch)
-            self.completed += 1
-            seconds = time.perf_counter() - started
-            metrics |= {"tokens/per_s": float(batch.lengths.sum()) / seconds, "time/step": seconds}
+            metrics = await self.step(now)
             last = self.completed == steps
             better = False
             if last or (cfg.sft.val_every and self.completed % cfg.sft.val_every == 0):
@@ -85,6 +81,15 @@ class Tuning:
             if last or better or (cfg.run.save_every and self.completed % cfg.run.save_every == 0):
                 await self._save()
         await rows
+
+    async def step(self, rows: list[Sample]) -> dict[str, float]:
+        """One optimizer step on samples; returns its metrics."""
+        started = time.perf_counter()
+        batch = self._batch(rows)
+        metrics = await self._update(batch)
+        self.completed += 1
+        seconds = time.perf_counter() - started
+        return metrics | {"tokens/per_s": float(batch.lengths.sum()) / seconds, "time/step": seconds}
 
     def _batch(self, rows: list[Sample]) -> TokenBatch:
         c, pack = self.cfg.learner, self.cfg.sft.packing
