@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from actors import cpu_layers, layout
+from actors import block_attention, cpu_layers, layout
 from actors.messages import TokenBatch
 
 # loss(logprobs, fields, globals, entropy) -> (scalar to minimise, {metric: sum over this micro-batch})
@@ -73,14 +73,22 @@ def _engine_class():
     class SharedPrefixEngine(FSDPEngineWithLMHead):
         def _build_module(self):
             module = super()._build_module()
+            self.by_blocks = False
             if get_device_name() == "cpu":
                 cpu_layers.install(module)
+                self.by_blocks = block_attention.install(module)
             return module
 
         def prepare_model_inputs(self, micro_batch):
             if self.use_remove_padding:
                 return super().prepare_model_inputs(micro_batch)
-            return {name: micro_batch[name] for name in ("input_ids", "attention_mask", "position_ids")}, {}
+            inputs = {name: micro_batch[name] for name in ("input_ids", "position_ids")}
+            if micro_batch.get("gather") is None:
+                return inputs | {"attention_mask": micro_batch["attention_mask"]}, {}
+            blocks = tuple(micro_batch[name] for name in ("gather", "scatter", "buckets"))
+            unused = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # or the model would make a mask of N x N
+            kept = micro_batch["kept"]
+            return inputs | {"attention_mask": unused, "blocks": blocks, "logits_to_keep": kept}, {}
 
         def prepare_model_outputs(self, output, output_args, micro_batch, logits_processor_func):
             if self.use_remove_padding:
@@ -219,7 +227,8 @@ class VerlEngine:
     def logprobs(self, batch: TokenBatch) -> dict[int, np.ndarray]:
         """Log-probabilities (natural log) of this rank's sequences: {sequence: float32 [length]}.
 
-        Entry t is log p(token t | tokens < t) for the tokens after the prompt, and 0 within it.
+        Entry t is log p(token t | tokens < t) for the tokens after the prompt (of a packed batch: those learnt, the
+        others mean nothing), and 0 within it.
         """
         import torch
 
@@ -234,7 +243,6 @@ class VerlEngine:
                     own = int(batch.lengths[index] - batch.prefixes[index])
                     result[index] = np.zeros(int(batch.lengths[index]), np.float32)
                     result[index][batch.prefixes[index] :] = row[:own]
-                    result[index][0] = 0.0  # of a packed sequence, which nothing precedes
         return result
 
     def weights(self) -> Iterator[tuple[str, Any]]:
@@ -304,7 +312,8 @@ class VerlEngine:
                 "position_ids": torch.nested.as_nested_tensor(positions, layout=torch.jagged),
             }
         else:
-            tensors = {name: torch.from_numpy(value) for name, value in layout.padded(batch, rows).items()}
+            lay = layout.flat if self.engine.by_blocks and layout.is_flat(batch) else layout.padded
+            tensors = {name: torch.from_numpy(value) for name, value in lay(batch, rows).items()}
         data = TensorDict(tensors, batch_size=[])
         tu.assign_non_tensor(
             data,

@@ -42,7 +42,7 @@ PEER_OPTIONS: dict[str, dict[str, int]] = {
 def configuration(steps: int, row_tokens: int) -> Config:
     """mode=sft of the starter's policy on two cores, with rows filled; 4096 tokens a step."""
     words = [f"sft.steps={steps}", "sft.packing=true", f"sft.context={row_tokens}", "sft.batch_tokens=4096",
-             "learner.world_size=2", "learner.threads=1", "learner.micro_tokens=1024", "learner.warmup_steps=0",
+             "learner.world_size=2", "learner.threads=1", "learner.micro_tokens=2048", "learner.warmup_steps=0",
              "learner.schedule=constant", "learner.lr=1e-4", "learner.weight_decay=0", "model.path=assets/starter",
              "ray.dashboard=false"]
     return load(["mode=sft", *words])
