@@ -24,6 +24,7 @@ from conf.errors import UserError
 
 COLUMN = "messages"
 ROLES = ("system", "user", "assistant")
+ENDINGS = (".jsonl", ".parquet")
 LINES = 256  # of a .jsonl file in one block
 KEPT_ROWS = 12_000  # rows of the blocks that are kept decoded
 ROWS_A_PROCESS = 3_000  # below which a further process costs more than it counts
@@ -69,6 +70,21 @@ class Dialogues:
             return COLUMN in json.loads(line)
         except ValueError:
             return False
+
+    @staticmethod
+    def files(paths: Sequence[str], split: str) -> list[str]:
+        """The files that paths name; a folder, as mode=prepare makes them, stands for its files of the split."""
+        found: list[str] = []
+        for path in (Path(p).expanduser() for p in paths):
+            if not path.is_dir():
+                found.append(str(path))
+                continue
+            inside = sorted(p for p in path.iterdir() if p.name.startswith(split) and p.suffix in ENDINGS)
+            if not inside:
+                raise UserError(f"data.{split}={path} holds no {split}*.parquet or {split}*.jsonl: name the files "
+                                "themselves, or a folder made by mode=prepare")
+            found += map(str, inside)
+        return found
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -240,7 +256,7 @@ def _count_block(item: tuple[Path, Block]) -> tuple[np.ndarray, list[str]]:
 def _check_file(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path}: no such file: check data.train and data.heldout (mode=prepare makes such files)")
-    if path.suffix not in (".jsonl", ".parquet"):
+    if path.suffix not in ENDINGS:
         raise UserError(f"{path}: dialogues are read from .jsonl and .parquet files: convert it to one of them")
 
 

@@ -194,7 +194,7 @@ def validation_problems(cfg: Config) -> list[Problem]:
     """Held-out problems for pass@1: the source's own, or those of the held-out files that hold problems, if any."""
     if cfg.data.source != "files":
         return heldout(cfg, cfg.sft.val_problems, cfg.eval.seed)
-    paths = [path for path in cfg.data.heldout if not Dialogues.holds(path)]
+    paths = [path for path in Dialogues.files(cfg.data.heldout, "heldout") if not Dialogues.holds(path)]
     if not paths:
         return []
     return heldout(replace(cfg, data=replace(cfg.data, heldout=paths)), cfg.sft.val_problems, cfg.eval.seed)
@@ -207,7 +207,7 @@ def open_source(cfg: Config, tokenizer: Any, note: Any = lambda text: None) -> S
     if cfg.data.source != "files":
         raise UserError(f"mode=sft has worked answers for data.source=starter and files, not {cfg.data.source}")
     cache = Path(cfg.run.dir).expanduser() / ".surveys"
-    train = survey(Dialogues(cfg.data.train), tokenizer, cfg.data.on_bad_row, cache, note)
-    paths = [path for path in cfg.data.heldout if Dialogues.holds(path)]
+    train = survey(Dialogues(Dialogues.files(cfg.data.train, "train")), tokenizer, cfg.data.on_bad_row, cache, note)
+    paths = [path for path in Dialogues.files(cfg.data.heldout, "heldout") if Dialogues.holds(path)]
     held = survey(Dialogues(paths), tokenizer, cfg.data.on_bad_row, cache, note) if paths else None
     return FileSource(cfg, tokenizer, train, held)

@@ -232,3 +232,13 @@ def test_a_file_of_problems_is_told_from_one_of_dialogues(tmp_path):
     for ending in ("jsonl", "parquet"):
         assert Dialogues.holds(write(tmp_path / f"dialogues.{ending}", rows_of(2)))
         assert not Dialogues.holds(write(tmp_path / f"problems.{ending}", [problem]))
+
+
+def test_a_prepared_folder_stands_for_the_files_of_a_split(tmp_path):
+    names = ("train-00001-of-00002.parquet", "train-00000-of-00002.parquet", "heldout.parquet", "card.json")
+    for name in names:
+        (tmp_path / name).touch()
+    train = [str(tmp_path / name) for name in sorted(names[:2])]
+    assert Dialogues.files([str(tmp_path), "own.jsonl"], "train") == [*train, "own.jsonl"]
+    with pytest.raises(UserError, match=r"data.test=.* holds no test\*.parquet"):
+        Dialogues.files([str(tmp_path)], "test")
