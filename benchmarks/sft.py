@@ -1,9 +1,10 @@
 """python -m benchmarks.sft [--steps N] [--context N]: supervised fine-tuning beside TRL's SFTTrainer.
 
 One run, one machine: the starter's model and corpus, the same samples, tokenized beforehand, float32, packing on in
-both, step by step in turn. Ours is mode=sft's own step on its own actors; TRL has an environment of its own and, of the settings in
-PEER_OPTIONS, the one that is fastest here. Tokens are those of the samples, without padding. Figures are medians of
-steps after two that are not counted, the ratio one of pairs of neighbouring steps; the last line is JSON.
+both, step by step in turn. Ours is mode=sft's own step on its own actors; TRL has an environment of its own and, of
+the settings in PEER_OPTIONS, the one that is fastest here. Tokens are those of the samples, without padding. Figures
+are medians of steps after two that are not counted, the ratio one of pairs of neighbouring steps; the last line is
+JSON.
 """
 
 from __future__ import annotations
