@@ -27,6 +27,7 @@ from conf.errors import UserError
 from conf.schema import Config
 from rl.checkpoint import RunFolder, open_run, read_json, write_json
 from rl.cluster import Cluster, create_learners, create_rollouts, create_verifiers, start_actors, start_ray
+from rl.dispatcher import ServiceFailure
 from rl.evaluation import evaluate
 from rl.metrics import MetricsLog
 from rl.objective import sft_loss
@@ -201,8 +202,8 @@ def with_warmup(cfg: Config, steps: int) -> Config:
 
 
 def run(cfg: Config) -> int:
-    """mode=sft. The result is checkpoints/step_N/hf and best/hf; ctrl-C keeps the last checkpoint
-    (run.resume=auto goes on)."""
+    """mode=sft. The result is checkpoints/step_N/hf and best/hf. Exit code 0; 130 after ctrl-C, 3 where an actor
+    failed (both keep the last checkpoint: run.resume=auto goes on)."""
     from transformers import AutoTokenizer
 
     check_run_dir(cfg.run.dir)
@@ -210,6 +211,7 @@ def run(cfg: Config) -> int:
     folder, started = open_run(cfg), time.time()
     try:
         model = starting_model(cfg, folder.path)
+        _check_positions(cfg, model)
         tokenizer = AutoTokenizer.from_pretrained(model)
         source = open_source(cfg, tokenizer, lambda text: print(text, flush=True))
         cluster = start_ray(cfg)
@@ -228,10 +230,23 @@ def run(cfg: Config) -> int:
                 asyncio.run(tuning.run())
             except KeyboardInterrupt:
                 code = 130
+            except ServiceFailure as error:
+                code = 3
+                progress.note(f"stopped: {error}")
             _finish(cfg, tuning, time.time() - started, code)
         return code
     finally:
         cluster.stop()
+
+
+def _check_positions(cfg: Config, model: str) -> None:
+    """UserError where samples may be longer than what the model has positions for."""
+    from transformers import AutoConfig
+
+    positions = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
+    if cfg.data.source == "files" and positions and context(cfg) > positions:
+        raise UserError(f"a context of {context(cfg)} tokens (sft.context, or engine.max_model_len) is longer than the "
+                        f"{positions} positions of {model}: use sft.context={positions}")
 
 
 def _create_actors(cfg: Config, cluster: Cluster, model: str, steps: int, sampled: bool) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from conf.errors import UserError
 from conf.load import load
-from rl.sft import keep_best, with_warmup
+from rl.sft import _check_positions, keep_best, with_warmup
 from rl.starting_model import starting_model, template_path, with_template
 
 STARTER = Path("assets/starter")
@@ -119,3 +119,21 @@ def test_the_published_recipe():
     assert (cfg.learner.lr, cfg.learner.schedule, cfg.sft.warmup_ratio, cfg.sft.epochs) == (1e-4, "cosine", 0.05, 2)
     assert cfg.sft.packing and cfg.learner.remove_padding and cfg.learner.gradient_checkpointing
     assert cfg.model.dtype == "bfloat16" and cfg.learner.micro_tokens >= cfg.sft.context
+
+
+def test_a_context_beyond_the_models_positions_is_refused():
+    cfg = load(["mode=sft", *FILES, "sft.context=600", "sft.batch_tokens=600"])
+    with pytest.raises(UserError, match="longer than the 512 positions of assets/starter: use sft.context=512"):
+        _check_positions(cfg, "assets/starter")
+    _check_positions(load(["mode=sft", *FILES]), "assets/starter")
+
+
+def test_the_report_tells_what_was_left_out_and_which_step_was_best(tmp_path):
+    from rl.report.inputs import RunInputs
+    from rl.report.page import header
+
+    data = {"dialogues": 75, "left_out": {"longer than 64 tokens": 5, "broken rows": 0}}
+    told = dict(header(RunInputs(tmp_path, summary={"best": {"step": 8, "loss": 0.25}, "data": data})))
+    assert told["lowest validation loss"] == "0.2500 at step 8"
+    assert told["dialogues"] == "75 (5 longer than 64 tokens left out)"
+    assert "dialogues" not in dict(header(RunInputs(tmp_path, summary={"best": {}, "data": {}})))
