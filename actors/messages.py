@@ -146,8 +146,8 @@ class TokenBatch:
 
     `micro_batches[r]` holds, for learner rank r, its micro-batches; a micro-batch is a tuple of rows, a row a tuple of
     sequence indices. The sequences of one row begin with the same `prefixes[i]` tokens, which are computed once for
-    them all; a row of one sequence shares nothing. Every rank has as many micro-batches as every other (FSDP
-    collectives must match); some may be empty.
+    them all; a row of one sequence shares nothing, and one whose prefixes are 0 is merely filled (packing). Every
+    rank has as many micro-batches as every other (FSDP collectives must match); some may be empty.
     """
 
     tokens: np.ndarray

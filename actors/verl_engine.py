@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from actors import cpu_layers, layout, learner_state, lora
+from actors import block_attention, cpu_layers, layout, learner_state, lora
 from actors.messages import TokenBatch
 
 # loss(logprobs, fields, globals, entropy) -> (scalar to minimise, {metric: sum over this micro-batch})
@@ -78,14 +78,22 @@ def _engine_class():
     class SharedPrefixEngine(FSDPEngineWithLMHead):
         def _build_module(self):
             module = super()._build_module()
+            self.by_blocks = False
             if get_device_name() == "cpu":
                 cpu_layers.install(module)
+                self.by_blocks = block_attention.install(module)
             return module
 
         def prepare_model_inputs(self, micro_batch):
             if self.use_remove_padding:
                 return super().prepare_model_inputs(micro_batch)
-            return {name: micro_batch[name] for name in ("input_ids", "attention_mask", "position_ids")}, {}
+            inputs = {name: micro_batch[name] for name in ("input_ids", "position_ids")}
+            if micro_batch.get("gather") is None:
+                return inputs | {"attention_mask": micro_batch["attention_mask"]}, {}
+            blocks = tuple(micro_batch[name] for name in ("gather", "scatter", "buckets"))
+            unused = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # or the model would make a mask of N x N
+            kept = micro_batch["kept"]
+            return inputs | {"attention_mask": unused, "blocks": blocks, "logits_to_keep": kept}, {}
 
         def prepare_model_outputs(self, output, output_args, micro_batch, logits_processor_func):
             if self.use_remove_padding:
@@ -228,8 +236,9 @@ class VerlEngine:
     def logprobs(self, batch: TokenBatch, reference: bool = False) -> dict[int, np.ndarray]:
         """Log-probabilities (natural log) of this rank's sequences: {sequence: float32 [length]}.
 
-        Entry t is log p(token t | tokens < t) for the tokens after the prompt, and 0 within it. `reference`: under
-        the weights that training began with (needs EngineSettings.reference, or adapters).
+        Entry t is log p(token t | tokens < t) for the tokens after the prompt (of a packed batch: those learnt, the
+        others mean nothing), and 0 within it. `reference`: under the weights that training began with (needs
+        EngineSettings.reference, or adapters).
         """
         import torch
 
@@ -327,11 +336,9 @@ class VerlEngine:
         result = {}
         for name, value in model_output.items():
             if value is not None and value.is_nested:  # position t belongs to token t+1
-                parts = [
-                    torch.nn.functional.pad(row[batch.prefixes[i] - 1 : batch.lengths[i] - 1], (0, width))[:width]
-                    for i, row in zip(indices, value.unbind(), strict=True)
-                ]
-                value = torch.stack(parts)
+                rows = [torch.nn.functional.pad(row[:-1], (1, width)) for row in value.unbind()]
+                starts = batch.prefixes[indices] if indices else [1]  # a rank with nothing computes a dummy
+                value = torch.stack([row[p : p + width] for row, p in zip(rows, starts, strict=True)])
             if value is not None:
                 result[name] = value
         return result
@@ -352,7 +359,8 @@ class VerlEngine:
                 "position_ids": torch.nested.as_nested_tensor(positions, layout=torch.jagged),
             }
         else:
-            tensors = {name: torch.from_numpy(value) for name, value in layout.padded(batch, rows).items()}
+            lay = layout.flat if self.engine.by_blocks and layout.is_flat(batch) else layout.padded
+            tensors = {name: torch.from_numpy(value) for name, value in lay(batch, rows).items()}
         data = TensorDict(tensors, batch_size=[])
         tu.assign_non_tensor(
             data,

@@ -226,9 +226,15 @@ class EvalConfig:
 @dataclass
 class SFTConfig:
     steps: int = key(3000, "optimisation steps")
-    batch_tokens: int = key(16384, "padded tokens a step")
+    batch_tokens: int = key(16384, "tokens a step")
     val_every: int = key(250, "steps between validations (0: only at the end)")
     val_problems: int = key(120, "held-out problems a validation")
+    epochs: int = key(0, "times that the files are gone through, instead of sft.steps (0: sft.steps; source=files)")
+    context: int = key(0, "longest sample and packed row, in tokens; longer samples are left out "
+                          "(0: engine.max_model_len)")
+    packing: bool = key(False, "fill rows with several samples, each attending to itself only (the loss is the same)")
+    warmup_ratio: float = key(0.0, "share of the steps over which the learning rate rises (0: learner.warmup_steps)")
+    template: str = key("", "chat template given to the model: am_thinking or a .jinja file (empty: its own)")
 
 
 @dataclass

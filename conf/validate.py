@@ -25,6 +25,7 @@ AT_LEAST: dict[str, float] = {
     "eval.problems": 1, "eval.samples": 1, "eval.every": 0, "eval.temperature": 0,
     "eval.max_tokens": 0, "eval.wave": 1, "eval.concurrency": 1,
     "sft.steps": 0, "sft.batch_tokens": 1, "sft.val_every": 0, "sft.val_problems": 1,
+    "sft.epochs": 0, "sft.context": 0, "sft.warmup_ratio": 0,
     "verify.workers": 0, "prepare.ngram": 2, "prepare.min_pass": 0, "prepare.max_pass": 0, "prepare.limit": 0,
     "prepare.heldout": 0,
 }
@@ -50,6 +51,7 @@ def validate(cfg: Config) -> None:
     check_curriculum(cfg)
     check_engine(cfg)
     check_optimizer(cfg)
+    check_sft(cfg)
     check_rl(cfg)
     check_sampling(cfg)
     check_judge(cfg)
@@ -153,7 +155,7 @@ def check_optimizer(cfg: Config) -> None:
     learner = cfg.learner
     _require(len(learner.betas) == 2 and all(0 <= b < 1 for b in learner.betas),
              f"learner.betas={learner.betas} must be two numbers from 0 up to below 1: use learner.betas=[0.9,0.95]")
-    steps = {"train": cfg.rl.steps, "sft": cfg.sft.steps}.get(cfg.mode)
+    steps = {"train": cfg.rl.steps, "sft": 0 if cfg.sft.epochs else cfg.sft.steps}.get(cfg.mode)
     if steps:
         key = "rl.steps" if cfg.mode == "train" else "sft.steps"
         _require(learner.warmup_steps < steps,
@@ -162,6 +164,26 @@ def check_optimizer(cfg: Config) -> None:
         _require(learner.micro_tokens >= cfg.engine.max_model_len,
                  f"learner.micro_tokens={learner.micro_tokens} cannot hold one sequence of "
                  f"engine.max_model_len={cfg.engine.max_model_len} tokens: raise the first or lower the second")
+
+
+def check_sft(cfg: Config) -> None:
+    if cfg.mode != "sft":
+        return
+    sft, learner = cfg.sft, cfg.learner
+    _require(not sft.epochs or cfg.data.source == "files",
+             f"sft.epochs={sft.epochs} counts passes through files, but data.source={cfg.data.source}: "
+             "use sft.steps, or data.source=files")
+    row = sft.context or cfg.engine.max_model_len
+    _require(cfg.data.source != "files" or sft.batch_tokens >= row,
+             f"sft.batch_tokens={sft.batch_tokens} holds no row of {row} tokens (sft.context or engine.max_model_len): "
+             f"use sft.batch_tokens={row} or more")
+    _require(sft.warmup_ratio < 1, f"sft.warmup_ratio={sft.warmup_ratio} would never end: use one below 1")
+    _require(not sft.warmup_ratio or not learner.warmup_steps,
+             f"sft.warmup_ratio={sft.warmup_ratio} and learner.warmup_steps={learner.warmup_steps} both say how long "
+             "the warm-up is: set one of them to 0")
+    _require(not sft.packing or cfg.model.attn != "flash_attention_2" or learner.remove_padding,
+             "sft.packing=true with model.attn=flash_attention_2 needs learner.remove_padding=true, since that "
+             "attention takes no mask: set it, or use model.attn=sdpa")
 
 
 def check_rl(cfg: Config) -> None:

@@ -1,125 +1,146 @@
 """mode=sft: supervised fine-tuning with the same learner as RL and another loss, nothing else.
 
 With model.path="" the policy is made from scratch: a tokenizer trained on the corpus and seeded weights. Examples
-come from the starter's corpus; loss on the assistant's tokens only. Validation measures the loss on held-out worked
-answers and pass@1 on held-out problems with a real engine.
+come from the starter's corpus or from files (rl.sft_data); loss on the assistant's tokens only. Validation measures
+the loss on held-out dialogues and pass@1 on held-out problems with a real engine; the checkpoint with the lowest
+validation loss is kept as best/.
+
+A step's samples follow from its number alone, and how they are laid out (sft.packing) changes neither loss nor
+gradient, so a run that was killed and resumed ends with the weights of an unbroken one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import math
+import os
+import shutil
 import time
-from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from actors.engine import Sampling
-from conf.checks import check_model_dir, check_run_dir
+from actors.messages import Problem, TokenBatch
+from conf.checks import check_run_dir
 from conf.errors import UserError
 from conf.schema import Config
 from rl.checkpoint import RunFolder, open_run, read_json, write_json
 from rl.cluster import Cluster, create_learners, create_rollouts, create_verifiers, start_actors, start_ray
+from rl.dispatcher import ServiceFailure
 from rl.evaluation import evaluate
 from rl.metrics import MetricsLog
 from rl.objective import sft_loss
-from rl.packing import token_batch
-from rl.problems.starter.corpus import Example, sft_examples
+from rl.packing import padded_tokens, token_batch
 from rl.progress import Progress
 from rl.publication import publish, within
 from rl.session import write_samples
-from rl.source import heldout
-
-TOKENIZER_EXAMPLES = 6000
-SEED, TOKENIZER_SEED, VALIDATION_SEED = 3, 11, 12
-VALIDATION_EXAMPLES = 300
-
-
-def encode(tokenizer: Any, example: Example) -> dict[str, np.ndarray]:
-    """tokens [n] and mask [n] of one example: the prompt as the rollout engine will see it, then what is learnt."""
-    prompt = tokenizer.apply_chat_template(
-        list(example.messages[:-1]), tokenize=False, add_generation_prompt=True
-    )
-    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    after = tokenizer(example.messages[-1]["content"], add_special_tokens=False)["input_ids"]
-    after.append(tokenizer.eos_token_id)
-    mask = np.concatenate([np.zeros(len(before), np.float32), np.ones(len(after), np.float32)])
-    return {"tokens": np.asarray(before + after, np.int32), "mask": mask}
-
-
-def batches(tokenizer: Any, seed: int, batch_tokens: int) -> Iterator[list[dict[str, np.ndarray]]]:
-    """Endless batches of whole examples, each of at least `batch_tokens` tokens; the same for the same arguments."""
-    examples = sft_examples(seed)
-    while True:
-        batch, tokens = [], 0
-        while tokens < batch_tokens:
-            batch.append(encode(tokenizer, next(examples)))
-            tokens += len(batch[-1]["tokens"])
-        yield batch
+from rl.sft_data import FileSource, Sample, StarterSource, context, open_source, validation_problems
+from rl.starting_model import starting_model
 
 
 class Tuning:
     """One run of mode=sft."""
 
-    def __init__(self, cfg: Config, folder: RunFolder, cluster: Cluster, model: str, progress: Progress):
-        from transformers import AutoTokenizer
-
+    def __init__(
+        self,
+        cfg: Config,
+        folder: RunFolder,
+        cluster: Cluster,
+        source: StarterSource | FileSource,
+        problems: list[Problem],
+        progress: Progress,
+    ):
         self.cfg, self.folder, self.cluster, self.progress = cfg, folder, cluster, progress
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self.source, self.problems = source, problems
         self.metrics = MetricsLog(folder.path)
-        self.problems = heldout(cfg, cfg.sft.val_problems, cfg.eval.seed)
         self.completed, self.published = 0, 0
         self.curve: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {}
+        self._heldout: list[Sample] = []
 
     async def run(self) -> None:
-        cfg = self.cfg
+        cfg, steps = self.cfg, self.source.steps
         self.progress.phase("starting the learner and vLLM (about half a minute)")
         await start_actors(cfg, self.cluster, self.progress.note)
         await self._restore()
-        stream = itertools.islice(batches(self.tokenizer, SEED, cfg.sft.batch_tokens), self.completed, None)
+        self._heldout = self.source.validation()
+        stream = self.source.batches(self.completed)
+        rows = asyncio.create_task(asyncio.to_thread(next, stream, None))
         self.progress.phase(None)
-        while self.completed < cfg.sft.steps:
-            started = time.perf_counter()
-            sums, tokens = await self._update(next(stream))
-            self.completed += 1
-            seconds = time.perf_counter() - started
-            metrics = {
-                "loss/sft": sums["loss"],
-                "lr": sums["lr"],
-                "policy/grad_norm": sums["grad_norm"],
-                "tokens/per_s": tokens / seconds,
-                "time/step": seconds,
-                "time/learn": sums["seconds"],
-            }
-            last = self.completed == cfg.sft.steps
+        while self.completed < steps:
+            now = await rows
+            rows = asyncio.create_task(asyncio.to_thread(next, stream, None))  # the next, while this one is learnt
+            metrics = await self.step(now)
+            last = self.completed == steps
+            better = False
             if last or (cfg.sft.val_every and self.completed % cfg.sft.val_every == 0):
-                metrics |= await self._validate()
+                measured, better = await self._validate()
+                metrics |= measured
             self.metrics.log(self.completed, metrics)
             self.progress.step({"step": self.completed, **metrics})
-            if last or (cfg.run.save_every and self.completed % cfg.run.save_every == 0):
+            if last or better or (cfg.run.save_every and self.completed % cfg.run.save_every == 0):
                 await self._save()
+        await rows
 
-    async def _update(self, rows: list[dict[str, np.ndarray]]) -> tuple[dict[str, float], int]:
+    async def step(self, rows: list[Sample]) -> dict[str, float]:
+        """One optimizer step on samples; returns its metrics."""
+        started = time.perf_counter()
+        batch = self._batch(rows)
+        metrics = await self._update(batch)
+        self.completed += 1
+        seconds = time.perf_counter() - started
+        return metrics | {"tokens/per_s": float(batch.lengths.sum()) / seconds, "time/step": seconds}
+
+    def _batch(self, rows: list[Sample]) -> TokenBatch:
+        c, pack = self.cfg.learner, self.cfg.sft.packing
+        return token_batch(rows, c.micro_tokens, c.world_size // c.ulysses, context(self.cfg) if pack else 0, pack)
+
+    async def _update(self, batch: TokenBatch) -> dict[str, float]:
         import ray
 
-        cfg = self.cfg.learner
-        batch = token_batch(rows, cfg.micro_tokens, cfg.world_size // cfg.ulysses)
         reference, counts = ray.put(batch), {"tokens": batch.mask_tokens}
         calls = [learner.update.remote(reference, sft_loss, counts) for learner in self.cluster.learners]
-        return (await self._within(calls, "take an optimizer step"))[0], int(batch.lengths.sum())
+        sums = (await self._within(calls, "take an optimizer step"))[0]
+        return {
+            "loss/sft": sums["loss"],
+            "lr": sums["lr"],
+            "policy/grad_norm": sums["grad_norm"],
+            "tokens/learnt": counts["tokens"],
+            "tokens/padding": 1 - float(batch.lengths.sum()) / padded_tokens(batch),
+            "time/learn": sums["seconds"],
+        }
 
-    async def _validate(self) -> dict[str, float]:
-        """Loss on held-out traces without slips, and pass@1 by domain on held-out problems."""
+    async def _validate(self) -> tuple[dict[str, float], bool]:
+        """Loss on held-out dialogues and pass@1 by domain on held-out problems, and whether the loss is the lowest."""
+        self.progress.phase(f"validating after step {self.completed}")
+        point: dict[str, Any] = {"step": self.completed}
+        metrics: dict[str, float] = {}
+        if self._heldout:
+            metrics["loss/val"] = point["loss"] = await self._validation_loss()
+        if self.problems:
+            summary = await self._pass_at_1()
+            point |= summary
+            metrics["eval/pass@1"] = summary["overall"]["pass@1"]
+            metrics |= {f"eval/pass@1/{d}": s["pass@1"] for d, s in summary["domains"].items()}
+        if metrics:
+            self.curve.append(point)
+        self.progress.phase(None)
+        better = "loss" in point and point["loss"] < self.best.get("loss", math.inf)
+        if better:
+            self.best = {"step": self.completed, "loss": point["loss"]}
+        return metrics, better
+
+    async def _validation_loss(self) -> float:
         import ray
 
-        cfg, e = self.cfg, self.cfg.eval
-        self.progress.phase(f"validating after step {self.completed}")
-        rows = [encode(self.tokenizer, x) for x in itertools.islice(sft_examples(VALIDATION_SEED), VALIDATION_EXAMPLES)]
-        batch = token_batch(rows, cfg.learner.micro_tokens, cfg.learner.world_size // cfg.learner.ulysses)
+        batch = self._batch(self._heldout)
         reference, counts = ray.put(batch), {"tokens": batch.mask_tokens}
         calls = [learner.evaluate.remote(reference, sft_loss, counts) for learner in self.cluster.learners]
-        loss = (await self._within(calls, "compute the validation loss"))[0]["loss"]
+        return (await self._within(calls, "compute the validation loss"))[0]["loss"]
+
+    async def _pass_at_1(self) -> dict[str, Any]:
+        cfg, e = self.cfg, self.cfg.eval
         self.published += 1
         await publish(self.cluster.learners, self.cluster.rollouts, self.published, cfg.engine.timeout_s)
         sampling = Sampling(e.temperature, e.top_p, -1, cfg.sampling.max_tokens)
@@ -128,16 +149,17 @@ class Tuning:
             cfg.engine.timeout_s, self.progress.advance,
         )
         write_samples(self.folder.path, f"step_{self.completed:05d}", result.rows)
-        self.curve.append({"step": self.completed, "loss": loss, **result.summary})
-        self.progress.phase(None)
-        metrics = {"loss/val": loss, "eval/pass@1": result.summary["overall"]["pass@1"]}
-        return metrics | {f"eval/pass@1/{d}": s["pass@1"] for d, s in result.summary["domains"].items()}
+        return result.summary
 
     async def _save(self) -> None:
         aside = self.folder.new_checkpoint(self.completed)
         await self._within([x.save.remote(str(aside)) for x in self.cluster.learners], "save a checkpoint")
-        state = {"published": self.published, "curve": self.curve}
-        self.folder.commit(aside, self.completed, state, self.cfg.run.keep)
+        state = {
+            "published": self.published, "curve": self.curve, "best": self.best, "data": self.source.facts,
+        }
+        final = self.folder.commit(aside, self.completed, state, self.cfg.run.keep)
+        if self.best.get("step") == self.completed:
+            keep_best(self.folder.path, final)
 
     async def _restore(self) -> None:
         checkpoints = self.folder.checkpoints()
@@ -145,57 +167,93 @@ class Tuning:
         if not checkpoints:
             return
         self.completed, path = checkpoints[-1]
-        await self._within([x.restore.remote(str(path)) for x in self.cluster.learners], "restore its checkpoint")
         state = read_json(path / "trainer.json")
-        self.published, self.curve = state["published"], state["curve"]
+        if state["data"] != self.source.facts:
+            raise UserError(f"the files of data.train or data.heldout have changed since {self.folder.path.name} "
+                            "began: put them back, or start a new run with run.resume=never")
+        await self._within([x.restore.remote(str(path)) for x in self.cluster.learners], "restore its checkpoint")
+        self.published, self.curve, self.best = state["published"], state["curve"], state["best"]
+        if self.best.get("step") == self.completed:
+            keep_best(self.folder.path, path)  # the run may have died between its checkpoint and this
 
     async def _within(self, calls: list[Any], what: str) -> list[Any]:
         names = [f"learner-{i}" for i in range(len(calls))]
         return await within(calls, names, self.cfg.engine.timeout_s, what)
 
 
-def _starting_model(cfg: Config, folder: RunFolder) -> str:
-    """model.path, or a seeded model and tokenizer made in the run's folder."""
-    if cfg.model.path:
-        check_model_dir(cfg.model.path)
-        return cfg.model.path
-    path = folder.path / "init"
-    if not (path / "config.json").is_file():
-        from rl.scratch import make_policy
+def keep_best(run: Path, checkpoint: Path) -> None:
+    """best/hf: the policy of a checkpoint, by hard links, so that it outlives the checkpoint and costs no space."""
+    aside, old, final = run / ".best.tmp", run / ".best.old", run / "best"
+    for path in (aside, old):
+        shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(checkpoint / "hf", aside / "hf", copy_function=os.link)
+    write_json(aside / "step.json", {"step": int(checkpoint.name.removeprefix("step_"))})
+    if final.exists():
+        final.replace(old)
+    aside.replace(final)
+    shutil.rmtree(old, ignore_errors=True)
 
-        def texts() -> Iterator[str]:
-            for example in itertools.islice(sft_examples(TOKENIZER_SEED), TOKENIZER_EXAMPLES):
-                yield from (f"{m['role']}\n{m['content']}" for m in example.messages)
 
-        make_policy(path, cfg.model.init, texts(), cfg.seed, max(512, cfg.engine.max_model_len))
-    return str(path)
+def with_warmup(cfg: Config, steps: int) -> Config:
+    """The configuration with sft.warmup_ratio as learner.warmup_steps, rounded up."""
+    if not cfg.sft.warmup_ratio:
+        return cfg
+    return replace(cfg, learner=replace(cfg.learner, warmup_steps=math.ceil(cfg.sft.warmup_ratio * steps)))
 
 
 def run(cfg: Config) -> int:
-    """mode=sft. The result is checkpoints/step_N/hf; ctrl-C keeps the last checkpoint (run.resume=auto goes on)."""
-    if cfg.data.source != "starter":
-        raise UserError(f"mode=sft has worked answers for data.source=starter only, not {cfg.data.source}")
+    """mode=sft. The result is checkpoints/step_N/hf and best/hf. Exit code 0; 130 after ctrl-C, 3 where an actor
+    failed (both keep the last checkpoint: run.resume=auto goes on)."""
+    from transformers import AutoTokenizer
+
     check_run_dir(cfg.run.dir)
-    cluster, started = start_ray(cfg), time.time()
+    problems = validation_problems(cfg)
+    folder, started = open_run(cfg), time.time()
     try:
-        folder = open_run(cfg)
+        model = starting_model(cfg, folder.path)
+        _check_positions(cfg, model)
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        source = open_source(cfg, tokenizer, lambda text: print(text, flush=True))
+        cluster = start_ray(cfg)
+    except BaseException:  # nothing was begun that could be resumed
+        if not folder.resumed:
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+    try:
         folder.point_latest()
-        model = _starting_model(cfg, folder)
-        create_learners(cfg, cluster, model, cfg.sft.steps)
-        create_rollouts(cfg, cluster, model)
-        create_verifiers(cfg, cluster)
+        _create_actors(with_warmup(cfg, source.steps), cluster, model, source.steps, bool(problems))
         done = folder.checkpoints()[-1][0] if folder.checkpoints() else 0
         title = f"sft {folder.path.name} · dashboard {cluster.dashboard or 'off'}"
-        with Progress(cfg.sft.steps, title, start_step=done) as progress:
-            tuning, code = Tuning(cfg, folder, cluster, model, progress), 0
+        with Progress(source.steps, title, start_step=done) as progress:
+            tuning, code = Tuning(cfg, folder, cluster, source, problems, progress), 0
             try:
                 asyncio.run(tuning.run())
             except KeyboardInterrupt:
                 code = 130
+            except ServiceFailure as error:
+                code = 3
+                progress.note(f"stopped: {error}")
             _finish(cfg, tuning, time.time() - started, code)
         return code
     finally:
         cluster.stop()
+
+
+def _check_positions(cfg: Config, model: str) -> None:
+    """UserError where samples may be longer than what the model has positions for."""
+    from transformers import AutoConfig
+
+    positions = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
+    if cfg.data.source == "files" and positions and context(cfg) > positions:
+        raise UserError(f"a context of {context(cfg)} tokens (sft.context, or engine.max_model_len) is longer than the "
+                        f"{positions} positions of {model}: use sft.context={positions}")
+
+
+def _create_actors(cfg: Config, cluster: Cluster, model: str, steps: int, sampled: bool) -> None:
+    create_learners(cfg, cluster, model, steps)
+    if sampled:
+        create_rollouts(cfg, cluster, model)
+        create_verifiers(cfg, cluster)
 
 
 def _finish(cfg: Config, tuning: Tuning, seconds: float, code: int) -> None:
@@ -212,6 +270,8 @@ def _finish(cfg: Config, tuning: Tuning, seconds: float, code: int) -> None:
         "wall_s": earlier + seconds,
         "interrupted": code != 0,
         "curve": tuning.curve,
+        "best": tuning.best,
+        "data": tuning.source.facts,
         "checkpoint": str(checkpoints[-1][1].relative_to(path)) if checkpoints else "",
     }
     write_json(path / "summary.json", summary)
@@ -222,5 +282,6 @@ def _finish(cfg: Config, tuning: Tuning, seconds: float, code: int) -> None:
             f"python main.py recipe={path}/config.yaml run.resume={path}"
         )
     elif checkpoints:
-        tuning.progress.note(f"the policy: {checkpoints[-1][1] / 'hf'}")
+        best = f"; the lowest validation loss: {path / 'best' / 'hf'}" if tuning.best else ""
+        tuning.progress.note(f"the policy: {checkpoints[-1][1] / 'hf'}{best}")
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.layout import fields, padded, sequences
+from actors.layout import BUCKET, fields, flat, is_flat, padded, sequences
 from actors.messages import TokenBatch
 from rl.packing import token_batch
 
@@ -167,3 +167,93 @@ def test_nobody_sees_padding_and_padding_sees_only_itself(batch):
             used = int(batch.lengths[row[0]] + sum(batch.lengths[i] - batch.prefixes[i] for i in row[1:]))
             assert not mask[r, :used, used:].any()
             np.testing.assert_array_equal(mask[r, used:], np.eye(mask.shape[-1], dtype=bool)[used:])
+
+
+# --- packed rows --------------------------------------------------------------------------------------------------
+
+
+def packed(*samples: list[tuple[int, int]], **cut) -> TokenBatch:
+    """A packed batch of samples, each of (token, mask) pairs."""
+    rows = [{"tokens": np.array([t for t, _ in s]), "mask": np.array([m for _, m in s], np.float32)} for s in samples]
+    return token_batch(rows, **{"budget": 10_000, "row_tokens": 10_000, "pack": True} | cut)
+
+
+def two_turns() -> TokenBatch:
+    """5 6 [7] 8 [9], and 1 [2]: two learnt tokens in the first, one in the second."""
+    return packed([(5, 0), (6, 0), (7, 1), (8, 0), (9, 1)], [(1, 0), (2, 1)])
+
+
+def test_a_packed_row_by_hand():
+    batch = two_turns()
+    tensors = padded(batch, only_rows(batch))
+    assert only_rows(batch) == ((0, 1),)
+    assert tensors["input_ids"].tolist() == [[5, 6, 7, 8, 9, 1, 2]]
+    assert tensors["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1]]
+    block = np.tril(np.ones((5, 5), int)).tolist()
+    assert tensors["attention_mask"][0, 0, :5, :5].astype(int).tolist() == block
+    assert tensors["attention_mask"][0, 0, 5:].astype(int).tolist() == [[0] * 5 + [1, 0], [0] * 5 + [1, 1]]
+    assert not tensors["attention_mask"][0, 0, :5, 5:].any()
+    assert fields(batch, [0, 1])["mask"].tolist() == [[0, 0, 1, 0, 1], [0, 1, 0, 0, 0]]
+
+
+def test_a_flat_row_by_hand():
+    batch = two_turns()
+    tensors = flat(batch, only_rows(batch))
+    assert is_flat(batch) and not is_flat(batch_of(([5, 6], [[7, 8], [9]])))
+    assert tensors["input_ids"].tolist() == [[5, 6, 7, 8, 9, 1, 2]]
+    assert tensors["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1]]
+    assert tensors["kept"].tolist() == [1, 3, 5]  # 7 is predicted at 6, 9 at 8, 2 at 1
+    assert tensors["source"].tolist() == [[0, 0, 0, 0, 1], [0, 2, 0, 0, 0]]
+    assert tensors["target"].tolist() == [[0, 0, 7, 0, 9], [0, 2, 0, 0, 0]]
+    assert tensors["buckets"].tolist() == [[1, 5], [1, 2]]
+    assert tensors["gather"].tolist() == tensors["scatter"].tolist() == list(range(7))
+
+
+def test_nothing_to_learn_and_nothing_at_all_still_take_part():
+    batch = packed([(5, 0), (6, 0)])
+    for tensors in (flat(batch, only_rows(batch)), flat(batch, ())):
+        assert tensors["kept"].tolist() == [0] and tensors["input_ids"].shape == (1, 2)
+        assert not tensors["source"].any() and not tensors["target"].any()
+
+
+@st.composite
+def packed_batches(draw):
+    pairs = st.tuples(st.integers(0, VOCABULARY - 1), st.integers(0, 1))
+    samples = draw(st.lists(st.lists(pairs, min_size=1, max_size=12), min_size=1, max_size=9))
+    samples = [[(tokens[0][0], 0), *tokens[1:]] for tokens in samples]
+    return packed(*samples, row_tokens=draw(st.integers(1, 40)), budget=draw(st.integers(1, 80)),
+                  world_size=draw(st.integers(1, 3)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(packed_batches())
+def test_either_layout_of_a_packed_row_shows_each_token_its_own_sample_only(batch):
+    starts, seen = np.concatenate([[0], np.cumsum(batch.lengths)]), []
+    for rows in (rows for rank in batch.micro_batches for rows in rank if rows):
+        tensors, one = padded(batch, rows), flat(batch, rows)
+        masks = allowed(tensors["attention_mask"])
+        states = np.stack([toy_states(*x) for x in zip(tensors["input_ids"], tensors["position_ids"], masks)]).ravel()
+        order = [i for row in rows for i in row]
+        buckets = [b for count, width in one["buckets"].tolist() for b in [width] * count]
+        ends = np.cumsum([0, *buckets])
+        begin = 0
+        for n, i in enumerate(order):
+            tokens = batch.tokens[starts[i] : starts[i + 1]]
+            mask = batch.fields["mask"][starts[i] : starts[i + 1]] > 0
+            alone = toy_states(tokens, np.arange(len(tokens)), np.tril(np.ones((len(tokens), len(tokens)), bool)))
+            np.testing.assert_array_equal(states[tensors["source"][n, 1 : len(tokens)]], alone[:-1])
+            places = begin + np.arange(len(tokens))
+            np.testing.assert_array_equal(one["input_ids"][0, places], tokens)
+            np.testing.assert_array_equal(one["position_ids"][0, places], np.arange(len(tokens)))
+            # in its bucket: alone in a row, in order, the padding behind it
+            where = one["scatter"][places]
+            assert (np.diff(where) == 1).all() and where[0] in ends
+            np.testing.assert_array_equal(one["gather"][where], places)
+            width = buckets[int(np.searchsorted(ends, where[0]))]
+            assert BUCKET * width <= len(tokens) <= width
+            for t in np.flatnonzero(mask):
+                assert one["kept"][one["source"][n, t]] == places[t] - 1 and one["target"][n, t] == tokens[t]
+            begin += len(tokens)
+        assert one["input_ids"].shape[1] == begin and len(one["gather"]) == ends[-1]
+        seen += order
+    assert sorted(seen) == list(range(len(batch.lengths)))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.packing import micro_batches, padded_tokens, row_length, rows_of, token_batch
+from rl.packing import micro_batches, packed_rows, padded_tokens, row_length, rows_of, token_batch
 
 QUICK = settings(max_examples=60, deadline=None)
 
@@ -65,6 +65,40 @@ def test_rows_by_hand():
     assert rows_of(lengths, prefixes, groups, 7) == [(0, 1), (2,), (3, 4)]  # 3+2+2, 3+4, 5+1+1
     assert rows_of(lengths, prefixes, groups, 11) == [(0, 1, 2), (3, 4)]
     assert [row_length(row, lengths, prefixes) for row in [(0, 1), (0, 1, 2), (3, 4)]] == [7, 11, 7]
+
+
+# --- packed rows --------------------------------------------------------------------------------------------------
+
+
+@QUICK
+@given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 40))
+def test_packed_rows_hold_every_sequence_once_within_the_limit(lengths, limit):
+    rows = packed_rows(lengths, limit)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    assert rows == sorted(rows) and all(list(row) == sorted(row) for row in rows)
+    for row in rows:
+        assert len(row) == 1 or sum(lengths[i] for i in row) <= limit
+    sums = sorted(sum(lengths[i] for i in row) for row in rows)
+    assert len(sums) < 2 or sums[0] + sums[1] > limit  # no two rows could be one
+
+
+def test_packed_rows_by_hand():
+    assert packed_rows([6, 3, 4, 7, 10, 11], 10) == [(0, 2), (1, 3), (4,), (5,)]
+    assert packed_rows([], 10) == []
+
+
+def test_long_dialogues_pack_almost_without_waste():
+    lengths = np.random.default_rng(0).lognormal(8.5, 0.9, 4000).clip(50, 32768).astype(int).tolist()
+    rows = packed_rows(lengths, 32768)
+    assert sum(lengths) / (len(rows) * 32768) > 0.99
+
+
+def test_a_packed_batch_shares_no_prefix_and_learns_nothing_from_nothing():
+    batch = token_batch([sequence(3, 4), sequence(1, 2), sequence(2, 5)], 100, row_tokens=10, pack=True)
+    assert batch.prefixes.tolist() == [0, 0, 0] and batch.micro_batches == ((((0, 1), (2,)),),)
+    assert padded_tokens(batch) == 20
+    with pytest.raises(ValueError, match="the first token"):
+        token_batch([sequence(0, 4)], 100, row_tokens=10, pack=True)
 
 
 # --- micro-batches ------------------------------------------------------------------------------------------------

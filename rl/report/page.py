@@ -88,6 +88,8 @@ def header(inputs: RunInputs) -> list[tuple[str, str]]:
     path = model.get("path") if isinstance(model, Mapping) else model
     steps = summary.get("steps") or (run[-1]["step"] if run else None)
     wall = _float(summary.get("wall_s"))
+    best, data = _mapping(summary.get("best")), _mapping(summary.get("data"))
+    left_out = [f"{count} {why}" for why, count in _mapping(data.get("left_out")).items() if count]
     facts = {
         "finished" if summary and not summary.get("interrupted") else "last written": (
             f"{inputs.finished_at:%Y-%m-%d %H:%M}" if inputs.finished_at else None
@@ -100,6 +102,8 @@ def header(inputs: RunInputs) -> list[tuple[str, str]]:
         "policy version": summary.get("policy_version"),
         "seed": config.get("seed"),
         "machine": summary.get("machine"),
+        "lowest validation loss": f"{best['loss']:.4f} at step {best['step']}" if best else None,
+        "dialogues": f"{data['dialogues']} ({', '.join(left_out) or 'none'} left out)" if data else None,
     }
     return [(label, str(value)) for label, value in facts.items() if value not in (None, "")]
 
