@@ -21,13 +21,14 @@ AT_LEAST: dict[str, float] = {
     "eval.problems": 1, "eval.samples": 1, "eval.every": 0, "eval.temperature": 0,
     "sft.steps": 0, "sft.batch_tokens": 1, "sft.val_every": 0, "sft.val_problems": 1,
     "verify.workers": 0,
+    "serve.max_tokens": 0, "serve.requests_per_minute": 0, "serve.concurrent": 1, "serve.capacity": 1,
 }
 AT_MOST: dict[str, float] = {
     "engine.gpu_memory": 1, "sampling.top_p": 1, "eval.top_p": 1, "verifier.max_error_rate": 1,
     "learner.min_lr_ratio": 1, "rl.clip_low": 1, "ray.dashboard_port": 65535,
 }
 ABOVE_ZERO = ("engine.kv_cache_gib", "engine.gpu_memory", "sampling.top_p", "eval.top_p", "verifier.timeout_s",
-              "learner.lr", "ray.dashboard_port")
+              "learner.lr", "ray.dashboard_port", "serve.deadline_s")
 
 
 def validate(cfg: Config) -> None:

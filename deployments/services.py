@@ -19,7 +19,7 @@ from actors.messages import Comparison, Problem, Verdict
 from deployments.coalesce import coalesced
 from deployments.follow import check_same_shapes, newest, shapes
 
-log = logging.getLogger("raythink.serve")
+log = logging.getLogger("ray.serve.raythink")  # below Serve's own, whose handlers a replica has
 
 WINDOW_S = 0.015
 FOLLOW_S = 1.0
@@ -120,6 +120,14 @@ class VerifierService:
         from actors.verifier import Verifier
 
         self.verifier = Verifier("verifier", workers, timeout_s, retries, allow_weaker, **options)
+
+    async def start(self) -> None:
+        """Compare once: a checker process takes a second to begin, which no question should have to wait for."""
+        try:
+            await self.verifier.compare("1+1?", ("2", "2"))
+        except Exception as error:  # it may be able to later; until then answers go by their spelling
+            log.warning("the verifier could not compare two answers: %s", error)
+        log.info("the verifier is ready")
 
     async def compare(self, question: str, texts: Sequence[str]) -> Comparison:
         return await self.verifier.compare(question, texts)

@@ -131,6 +131,13 @@ export class Candidates {
     this.dirty.add(index);
   }
 
+  /** The engine that wrote a candidate went away; another begins it anew. */
+  restart(index) {
+    const card = this.card(index);
+    [card.text, card.started, card.ended] = ["", null, null];
+    this.dirty.add(index);
+  }
+
   settle(index, state, facts) {
     this.card(index).settle(state, facts);
     this.card(index).draw();
