@@ -46,6 +46,8 @@ def application(cfg: Config) -> Any:
     if cfg.engine.kind == "vllm" and not cfg.serve.follow:
         check_model_dir(cfg.model.path)
     plan = make_plan(cfg, _cuda(cfg))
+    if any(spec.kind == "cerebras" for spec in plan.engines.values()) and not os.environ.get("CEREBRAS_API_KEY"):
+        raise UserError("Cerebras needs an API key: export CEREBRAS_API_KEY=...")
     for role, spec in plan.engines.items():
         what = f"{spec.vllm.model_path} (policy version {spec.version})" if spec.vllm else f"{spec.name} {spec.url}"
         log.info("%s: %s, %s", role, spec.kind, what)

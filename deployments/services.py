@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,15 @@ def make_engine(spec: EngineSpec) -> Any:
     raise ValueError(f"unknown kind of engine {spec.kind!r}")
 
 
+def current(spec: EngineSpec) -> EngineSpec:
+    """The specification with the newest checkpoint of the run that it follows: a replica that is started later must
+    not go back to an older policy, whose folder may be gone by then."""
+    found = newest(Path(spec.follow)) if spec.follow else None
+    if found is None:
+        return spec
+    return replace(spec, vllm=replace(spec.vllm, model_path=str(found.folder)), version=found.version)
+
+
 class EngineService:
     """A ChatEngine in a replica. Several replicas share the load; each follows the run by itself."""
 
@@ -67,6 +76,7 @@ class EngineService:
     async def start(self) -> None:
         """Load the model and answer once; a replica takes requests when this is over."""
         started = time.monotonic()
+        self.spec = current(self.spec)
         log.info("starting %s (%s)", self.spec.name, self.spec.kind)
         self.engine = await asyncio.to_thread(make_engine, self.spec)
         if self.spec.kind == "vllm":

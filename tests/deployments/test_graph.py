@@ -17,6 +17,7 @@ from deployments import app
 from deployments.command import Mistake
 from deployments.follow import check_same_shapes, newest, shapes
 from deployments.graph import gateway_settings, make_plan
+from deployments.services import current
 
 STARTER = Path(__file__).resolve().parents[2] / "assets" / "starter"
 
@@ -89,6 +90,15 @@ def test_a_run_is_followed_from_its_newest_checkpoint_or_from_the_start(tmp_path
     assert (solver(f"serve.follow={tmp_path}").vllm.model_path, 5) == (str(folder), 5)
     with pytest.raises(UserError, match="serve.follow=.* is no run folder"):
         solver(f"serve.follow={tmp_path}/none")
+
+
+def test_a_replica_that_starts_later_begins_with_the_newest_checkpoint(tmp_path):
+    first = solver(f"serve.follow={tmp_path}")
+    assert current(first) == first
+    folder = checkpoint(tmp_path, 5)
+    later = current(first)
+    assert (Path(later.vllm.model_path), later.version, later.follow) == (folder, 5, first.follow)
+    assert current(solver(f"run.dir={tmp_path}")).version == 0
 
 
 def test_planner_and_judge_may_be_other_engines(tmp_path):
