@@ -233,6 +233,7 @@ class _Run:
             top_logprobs=0 if s.top_logprobs is None and wants_logprobs else s.top_logprobs,
             response_format=s.response_format,
             timeout_s=max(self.remaining_s(), 1e-3),
+            live=s.live,
         )
 
     def drop(self, track: _Track, state: State, failure: Exception | None) -> None:

@@ -21,7 +21,7 @@ from deployments.follow import check_same_shapes, newest, shapes
 
 log = logging.getLogger("ray.serve.raythink")  # below Serve's own, whose handlers a replica has
 
-WINDOW_S = 0.015
+WINDOW_S, UNREAD_WINDOW_S = 0.015, 0.1  # what an engine gives within that time travels together
 FOLLOW_S = 1.0
 
 
@@ -87,7 +87,8 @@ class EngineService:
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[Chunk]:
         """As ChatEngine.stream, in fewer chunks."""
-        async for chunk in coalesced(self.engine.stream(request), WINDOW_S):
+        window_s = WINDOW_S if request.live else UNREAD_WINDOW_S
+        async for chunk in coalesced(self.engine.stream(request), window_s, at_once=request.live):
             yield chunk
 
     async def check_health(self) -> None:
