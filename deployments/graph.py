@@ -8,6 +8,7 @@ gateway ── planner ── engine (of the planner)
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import re
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.engine.chat import ChatRequest, Chunk
+from actors.engine.speculative import speculative_config
 from actors.engine.vllm import VllmSettings, environment
 from conf.errors import UserError
 from conf.schema import Config
@@ -62,6 +64,9 @@ def _solver(cfg: Config, cuda: bool) -> EngineSpec:
         if e.kind == "openai" and not e.url:
             raise UserError("engine.kind=openai needs engine.url: the base URL of the server, as http://HOST:PORT/v1")
         return EngineSpec(e.kind, cfg.model.path, e.url)
+    speculative_config(e.speculative)  # raises here, before anything starts
+    if e.speculative == "suffix" and importlib.util.find_spec("arctic_inference") is None:
+        raise UserError("engine.speculative=suffix needs a package: pip install arctic-inference, or use ngram")
     folder, version = _policy(cfg)
     settings = VllmSettings(
         model_path=folder,

@@ -166,6 +166,8 @@ def test_speculation_in_vllms_words(text, config):
 def test_wrong_speculation_names_the_way_out(text):
     with pytest.raises(UserError, match=r"engine\.speculative=.*(use|write) engine\.speculative="):
         speculative_config(text)
+    with pytest.raises(UserError, match=r"engine\.speculative="):
+        solver(f"engine.speculative={text}")
 
 
 def test_acceptance_counts_the_models_own_token():
