@@ -185,8 +185,9 @@ class Gateway:
             self._over(turn, response.status_code)
             return response
         response.headers["x-request-id"] = turn.id
-        response.headers["x-ratelimit-limit-requests"] = f"{self._settings.limits.requests_per_minute:g}"
-        response.headers["x-ratelimit-remaining-requests"] = str(self._rates.remaining(turn.owner))
+        if per_minute := self._settings.limits.requests_per_minute:
+            response.headers["x-ratelimit-limit-requests"] = f"{per_minute:g}"
+            response.headers["x-ratelimit-remaining-requests"] = str(self._rates.remaining(turn.owner))
         return response
 
     async def _job(self, request: Request, schema: type, make_job: Callable[..., Job]) -> Job:
