@@ -81,6 +81,7 @@ class Planner:
             temperature=self.temperature,
             seed=seed,
             timeout_s=limit,
+            live=False,
         )
         reply = PartialReply()
         try:

@@ -55,7 +55,7 @@ class Server:
                 start_new_session=True,
             )  # fmt: skip
         try:
-            while not self._healthy():
+            while not self.healthy():
                 if self._process.poll() is not None:
                     raise RuntimeError(f"{self.name} ended early:\n{self._last_words()}")
                 if time.monotonic() > started + START_S:
@@ -67,10 +67,15 @@ class Server:
         print(f"{self.name} is ready after {time.monotonic() - started:.0f} s", flush=True)
         return self
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stop()
 
-    def _healthy(self) -> bool:
+    def healthy(self) -> bool:
+        """Whether it says so itself."""
         try:
             with urllib.request.urlopen(f"{self.url}/health", timeout=10) as response:
                 return response.status == 200

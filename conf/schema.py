@@ -265,6 +265,11 @@ class ServeConfig:
     follow: str = key("", "run folder whose newest checkpoint is always served, as runs/latest (empty: model.path)")
     planner: str = key("", "who plans: URL#MODEL or cerebras#MODEL (empty: the solver's own engine)")
     judge: str = key("", "who compares candidates that tie: URL#MODEL or cerebras#MODEL (empty: nobody)")
+    max_tokens: int = key(0, "longest candidate where a request does not say, in tokens (0: half the context, or 8192)")
+    deadline_s: float = key(300.0, "seconds a reply may take: then the best candidate so far is the answer")
+    requests_per_minute: float = key(120.0, "requests of one API key in a minute (0: no limit)")
+    concurrent: int = key(16, "requests of one API key at a time")
+    capacity: int = key(64, "candidates of all requests at a time; others wait, and more are refused with 429")
 
 
 @dataclass

@@ -28,6 +28,7 @@ AT_LEAST: dict[str, float] = {
     "sft.epochs": 0, "sft.context": 0, "sft.warmup_ratio": 0,
     "verify.workers": 0, "prepare.ngram": 2, "prepare.min_pass": 0, "prepare.max_pass": 0, "prepare.limit": 0,
     "prepare.heldout": 0,
+    "serve.max_tokens": 0, "serve.requests_per_minute": 0, "serve.concurrent": 1, "serve.capacity": 1,
 }
 AT_MOST: dict[str, float] = {
     "curriculum.strong_above": 1, "curriculum.weak_below": 1,
@@ -36,7 +37,7 @@ AT_MOST: dict[str, float] = {
     "prepare.min_pass": 1, "prepare.max_pass": 1,
 }
 ABOVE_ZERO = ("engine.kv_cache_gib", "engine.gpu_memory", "sampling.top_p", "eval.top_p", "verifier.timeout_s",
-              "learner.lr", "ray.dashboard_port")
+              "learner.lr", "ray.dashboard_port", "serve.deadline_s")
 
 
 def validate(cfg: Config) -> None:

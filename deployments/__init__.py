@@ -6,8 +6,16 @@ from typing import Any
 
 
 def app(args: dict[str, Any]) -> Any:
-    """The Serve application of a recipe and keys. Raises UserError, in one sentence, for what cannot be served."""
-    from conf.load import load
-    from deployments.command import application
+    """The Serve application of a recipe and keys.
 
-    return application(load(["mode=serve", *(f"{key}={value}" for key, value in args.items())]))
+    Raises Mistake, one sentence that the `serve` command prints, for what cannot be served.
+    """
+    from conf.errors import UserError
+    from conf.load import load
+    from deployments.command import Mistake, application, show_log
+
+    show_log()
+    try:
+        return application(load(["mode=serve", *(f"{key}={value}" for key, value in args.items())]))
+    except UserError as error:
+        raise Mistake(str(error)) from None

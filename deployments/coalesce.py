@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from actors.engine.chat import Chunk
 
@@ -29,8 +29,8 @@ def joined(chunks: Sequence[Chunk]) -> Chunk:
     )
 
 
-async def coalesced(chunks: AsyncIterator[Chunk], window_s: float) -> AsyncIterator[Chunk]:
-    """The chunks, joined: the first at once, then what has come by the end of each window; the end waits for none.
+async def coalesced(chunks: AsyncIterator[Chunk], window_s: float, at_once: bool = True) -> AsyncIterator[Chunk]:
+    """The chunks, joined: the first `at_once`, then what has come by the end of each window; the end waits for none.
 
     Raises what `chunks` raises, after what came before it. Closing this closes `chunks`.
     """
@@ -47,8 +47,15 @@ async def coalesced(chunks: AsyncIterator[Chunk], window_s: float) -> AsyncItera
             ended.set()
             news.set()
 
+    async def window() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(window_s):
+                await ended.wait()
+
     task = asyncio.create_task(pump())
     try:
+        if not at_once:
+            await window()
         while True:
             await news.wait()
             news.clear()
@@ -58,11 +65,7 @@ async def coalesced(chunks: AsyncIterator[Chunk], window_s: float) -> AsyncItera
             if ended.is_set() and not waiting:
                 await task  # raises what it raised
                 return
-            try:
-                async with asyncio.timeout(window_s):
-                    await ended.wait()
-            except TimeoutError:
-                continue
+            await window()
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from typing import Any
+
+import click
 
 from actors import watchdog
 from conf.checks import check_model_dir, check_port
@@ -21,15 +24,34 @@ log = logging.getLogger("raythink.serve")
 NAME, POLL_S = "raythink", 0.2
 
 
+class Mistake(UserError, click.ClickException):
+    """A user's mistake as the `serve` command shows one: a line on stderr and exit code 2, no traceback."""
+
+    exit_code = 2
+
+
+def show_log() -> None:
+    """What this package logs goes to stderr, where nobody else has said where logs go (as the `serve` command)."""
+    if log.handlers or logging.getLogger().handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
 def application(cfg: Config) -> Any:
     """The Serve Application of a configuration; Ray need not run yet. Raises UserError."""
     _environment()
     if cfg.engine.kind == "vllm" and not cfg.serve.follow:
         check_model_dir(cfg.model.path)
     plan = make_plan(cfg, _cuda(cfg))
+    if any(spec.kind == "cerebras" for spec in plan.engines.values()) and not os.environ.get("CEREBRAS_API_KEY"):
+        raise UserError("Cerebras needs an API key: export CEREBRAS_API_KEY=...")
     for role, spec in plan.engines.items():
         what = f"{spec.vllm.model_path} (policy version {spec.version})" if spec.vllm else f"{spec.name} {spec.url}"
         log.info("%s: %s, %s", role, spec.kind, what)
+    log.info("gateway, planner, verifier and engine start side by side (about half a minute on two cores)")
     return build(cfg, plan)
 
 
@@ -47,7 +69,6 @@ def run(cfg: Config) -> int:
     ray.init(logging_level=logging.ERROR, log_to_driver=False, namespace="raythink", **options)
     try:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        log.info("starting the deployments (about half a minute on two cores)")
         serve.start(
             http_options={"host": cfg.serve.host, "port": cfg.serve.port}, logging_config={"log_level": "ERROR"}
         )
@@ -96,11 +117,20 @@ def _environment() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _cuda(cfg: Config) -> bool:
-    """Whether the engine computes on a GPU: as model.device says, and this machine has."""
+def _gpus() -> int:
+    """GPUs of the cluster where Ray runs already (`serve deploy` builds the application on its head, which may have
+    none itself), else of this machine."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return int(ray.cluster_resources().get("GPU", 0))
     from conf.machine import this_machine
 
-    gpus = len(this_machine().gpu_bytes)
+    return len(this_machine().gpu_bytes)
+
+
+def _cuda(cfg: Config) -> bool:
+    """Whether the engine computes on a GPU: as model.device says, and this machine, or the cluster, has."""
+    gpus = _gpus()
     if cfg.model.device == "cuda" and not gpus:
-        raise UserError("model.device=cuda, but this machine has no GPU: use model.device=cpu or auto")
+        raise UserError("model.device=cuda, but there is no GPU here: use model.device=cpu or auto")
     return cfg.model.device != "cpu" and gpus > 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.engine.chat import BadRequest, EngineBusy, EngineError
+from actors.engine.chat import BadRequest, EngineBusy, EngineError, EngineGone
 from deployments.limits import MIN_RETRY_S, Refused
 from deployments.scaffold import NoCandidate
 from deployments.schemas import InvalidRequest
@@ -70,6 +70,10 @@ def api_error(error: BaseException) -> ApiError:
             return _busy("the model is busy; try again", error.retry_after_s)
         case TimeoutError():
             return ApiError(504, "the reply took too long", "timeout_error", code="timeout")
+        case EngineGone():
+            again = {"retry-after": f"{MIN_RETRY_S:g}"}
+            message = "the model's engine went away and another takes its place; try again"
+            return ApiError(503, message, "server_error", None, "engine_gone", again)
         case EngineError():
             return ApiError(502, f"the model failed: {error}", "server_error", code="engine_error")
         case NoCandidate():

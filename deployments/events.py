@@ -55,6 +55,15 @@ class CandidateFailed:
 
 
 @dataclass(frozen=True)
+class CandidateRestarted:
+    """A candidate begins anew: the engine that wrote it went away. What it wrote counts no more, its tokens do."""
+
+    index: int
+    reason: str
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Clustered:
     """The answers of the candidates in `indices`, compared; an entry a candidate (see actors.messages.Comparison).
 
@@ -112,7 +121,16 @@ class Selected:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-Event = PlanReady | CandidateDelta | CandidateDone | CandidateFailed | Clustered | Judged | Selected
+Event = (
+    PlanReady
+    | CandidateDelta
+    | CandidateDone
+    | CandidateFailed
+    | CandidateRestarted
+    | Clustered
+    | Judged
+    | Selected
+)
 
 
 def split_reasoning(text: str) -> tuple[str, str]:

@@ -28,6 +28,7 @@ from deployments.errors import ApiError, api_error, unauthorized, unknown_model
 from deployments.folding import fold
 from deployments.jobs import Job, ReplySettings, chat_job, completion_job
 from deployments.limits import OPEN, Admission, Keys, LimitSettings, RateLimits, Refused, is_loopback
+from deployments.openapi import describe, responses
 from deployments.schemas import ChatCompletionRequest, CompletionRequest, openapi_body, parse
 from deployments.streaming import Json, encode_event, encode_json
 from deployments.telemetry import Telemetry
@@ -69,20 +70,28 @@ def create_app(
     """The app that serves `backend`; it starts nothing and owns nothing that would need closing."""
     gateway = Gateway(backend, settings or GatewaySettings(), clock)
     app = FastAPI(title="raythink", docs_url=None, redoc_url=None)  # their pages load scripts from the network
+    told = responses()
     posts = [
         ("/v1/chat/completions", gateway.chat_completions, ChatCompletionRequest),
         ("/v1/completions", gateway.completions, CompletionRequest),
     ]
     for path, endpoint, body in posts:
-        app.add_api_route(path, endpoint, methods=["POST"], openapi_extra={"requestBody": openapi_body(body)})
-    app.add_api_route("/v1/models", gateway.models, methods=["GET"])
-    app.add_api_route("/v1/models/{name:path}", gateway.model, methods=["GET"])
-    app.add_api_route("/health", gateway.health, methods=["GET"])
-    app.add_api_route("/metrics", gateway.metrics, methods=["GET"])
+        extra = {"requestBody": openapi_body(body)}
+        app.add_api_route(path, endpoint, methods=["POST"], openapi_extra=extra, responses=told[path])
+    gets = [
+        ("/v1/models", gateway.models),
+        ("/v1/models/{name:path}", gateway.model),
+        ("/health", gateway.health),
+        ("/metrics", gateway.metrics),
+    ]
+    for path, endpoint in gets:
+        how = {"response_class": PlainTextResponse} if path == "/metrics" else {}
+        app.add_api_route(path, endpoint, methods=["GET"], responses=told[path], **how)
     app.add_api_route("/", page, methods=["GET", "HEAD"], include_in_schema=False)
     app.mount("/ui", Assets(directory=UI))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _any_error)
+    describe(app)
     return app
 
 
@@ -176,8 +185,9 @@ class Gateway:
             self._over(turn, response.status_code)
             return response
         response.headers["x-request-id"] = turn.id
-        response.headers["x-ratelimit-limit-requests"] = f"{self._settings.limits.requests_per_minute:g}"
-        response.headers["x-ratelimit-remaining-requests"] = str(self._rates.remaining(turn.owner))
+        if per_minute := self._settings.limits.requests_per_minute:
+            response.headers["x-ratelimit-limit-requests"] = f"{per_minute:g}"
+            response.headers["x-ratelimit-remaining-requests"] = str(self._rates.remaining(turn.owner))
         return response
 
     async def _job(self, request: Request, schema: type, make_job: Callable[..., Job]) -> Job:

@@ -8,6 +8,7 @@ gateway ── planner ── engine (of the planner)
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import re
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.engine.chat import ChatRequest, Chunk
+from actors.engine.speculative import speculative_config
 from actors.engine.vllm import VllmSettings, environment
 from conf.errors import UserError
 from conf.schema import Config
@@ -25,12 +27,16 @@ from deployments.backend import AnswerRequest, ModelCard
 from deployments.events import Event
 from deployments.follow import newest
 from deployments.handles import HandleComparer, HandleEngine, HandlePlanner
+from deployments.limits import KEYS_FILE_VARIABLE, KEYS_VARIABLE
 from deployments.services import EngineService, EngineSpec, PlannerService, VerifierService
 
 STARTER = "assets/starter"
 VARIABLES = ("CEREBRAS_API_KEY", "CEREBRAS_BASE_URL", "OPENAI_API_KEY")  # what the engines read where they run
 MAX_ONGOING = 1000  # the gateway's admission is the limit
 COMPARE_S = 60.0
+REMOTE_TOKENS = 8192  # of a candidate where the context is not known: reasoning is long
+# of what the gateway asks: its own access log has a line a request, ten more would hide it
+INNER = {"logging_config": {"enable_access_log": False}}
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,9 @@ def _solver(cfg: Config, cuda: bool) -> EngineSpec:
         if e.kind == "openai" and not e.url:
             raise UserError("engine.kind=openai needs engine.url: the base URL of the server, as http://HOST:PORT/v1")
         return EngineSpec(e.kind, cfg.model.path, e.url)
+    speculative_config(e.speculative)  # raises here, before anything starts
+    if e.speculative == "suffix" and importlib.util.find_spec("arctic_inference") is None:
+        raise UserError("engine.speculative=suffix needs a package: pip install arctic-inference, or use ngram")
     folder, version = _policy(cfg)
     settings = VllmSettings(
         model_path=folder,
@@ -152,6 +161,25 @@ class ServeBackend:
         return "\n".join([*lines, ""])
 
 
+def gateway_settings(cfg: Config, context: int | None) -> Any:
+    """GatewaySettings of a configuration; `context` is the solver's, in tokens (None: not known). Raises UserError."""
+    from deployments.gateway import GatewaySettings
+    from deployments.jobs import ReplySettings
+    from deployments.limits import LimitSettings, load_keys
+
+    s = cfg.serve
+    limits = LimitSettings(
+        requests_per_minute=s.requests_per_minute,
+        concurrent_per_key=s.concurrent,
+        capacity=s.capacity,
+        max_waiting=max(s.capacity // 2, 1),
+    )
+    longest = context or ReplySettings.max_tokens
+    default = s.max_tokens or (context // 2 if context else REMOTE_TOKENS)
+    replies = ReplySettings(min(default, longest), longest, timeout_s=s.deadline_s)
+    return GatewaySettings(keys=load_keys(os.environ), limits=limits, replies=replies)
+
+
 def build(cfg: Config, plan: Plan) -> Any:
     """The Serve Application. Importing this module does not import Ray; calling this does."""
     from ray import serve
@@ -162,15 +190,18 @@ def build(cfg: Config, plan: Plan) -> Any:
         options = _engine_options(cfg, spec)
         handles[role] = engine.options(name=f"{role}-engine", **options).bind(spec)
     v = cfg.verifier
-    verifier = _service(serve, VerifierService, "verifier", v.count).bind(
+    verifier = _service(serve, _VerifierReplica, "verifier", v.count).bind(
         v.workers, v.timeout_s, v.retries, cfg.sandbox.allow_weaker, v.options
     )
     planner_engine = plan.engines.get("planner") or plan.engines["solver"]
     planner = _service(serve, _PlannerReplica, "planner").bind(
         planner_engine.name, handles.get("planner") or handles["solver"]
     )
+    keys = {name: os.environ[name] for name in (KEYS_VARIABLE, KEYS_FILE_VARIABLE) if name in os.environ}
     gateway = serve.deployment(serve.ingress()(_Gateway)).options(
-        name="gateway", max_ongoing_requests=MAX_ONGOING, ray_actor_options={"num_cpus": 0, "runtime_env": _runtime({})}
+        name="gateway",
+        max_ongoing_requests=MAX_ONGOING,
+        ray_actor_options={"num_cpus": 0, "runtime_env": _runtime(keys)},
     )
     return gateway.bind(plan, cfg, planner, verifier, handles)
 
@@ -178,7 +209,7 @@ def build(cfg: Config, plan: Plan) -> Any:
 def _service(serve: Any, service: type, name: str, count: int = 1) -> Any:
     actor = {"num_cpus": 0, "runtime_env": _runtime({"OMP_NUM_THREADS": "1"})}
     return serve.deployment(service).options(
-        name=name, num_replicas=count, max_ongoing_requests=MAX_ONGOING, ray_actor_options=actor
+        name=name, num_replicas=count, max_ongoing_requests=MAX_ONGOING, ray_actor_options=actor, **INNER
     )
 
 
@@ -194,6 +225,7 @@ def _engine_options(cfg: Config, spec: EngineSpec) -> dict[str, Any]:
         "max_ongoing_requests": MAX_ONGOING,
         "health_check_period_s": 2,
         "graceful_shutdown_timeout_s": 5,
+        **INNER,
         "ray_actor_options": {**actor, "runtime_env": _runtime(variables)},
     }
 
@@ -213,6 +245,14 @@ class _EngineReplica(EngineService):
         await self.start()
 
 
+class _VerifierReplica(VerifierService):
+    """VerifierService, started by Serve: its checker process is there before the first answers are."""
+
+    async def __init__(self, *settings: Any):
+        VerifierService.__init__(self, *settings)
+        await self.start()
+
+
 class _PlannerReplica(PlannerService):
     def __init__(self, name: str, engine: Any):
         super().__init__(HandleEngine(name, engine))
@@ -229,10 +269,6 @@ class _Gateway:
         )
 
     def __serve_build_asgi_app__(self) -> Any:
-        from deployments.gateway import GatewaySettings, create_app
-        from deployments.jobs import ReplySettings
-        from deployments.limits import load_keys
+        from deployments.gateway import create_app
 
-        context = self._backend.plan.context
-        replies = ReplySettings(min(1024, context // 2), context) if context else ReplySettings()
-        return create_app(self._backend, GatewaySettings(keys=load_keys(os.environ), replies=replies))
+        return create_app(self._backend, gateway_settings(self._cfg, self._backend.plan.context))

@@ -125,6 +125,7 @@ def scaffold_settings(body: ChatCompletionRequest, limits: ReplySettings) -> Sca
         stop=tuple(body.stop),
         top_logprobs=body.top_logprobs or 0 if body.logprobs else None,
         response_format=_format(body),
+        live=bool(body.stream),
     )
 
 
@@ -225,4 +226,5 @@ def _request(
         top_logprobs=logprobs,
         response_format=response_format,
         timeout_s=limits.timeout_s,
+        live=bool(body.stream),
     )

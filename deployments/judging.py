@@ -87,6 +87,7 @@ class Judge:
         first, second = pair
         content = question_for(question, answers[first], answers[second])
         request = ChatRequest(
+            live=False,
             messages=({"role": "user", "content": content},),
             max_tokens=self.max_tokens,
             temperature=0.0,

@@ -5,9 +5,10 @@
         async for event in events: ...
 
 A run is one task that owns all others: closing the iterator, or cancelling whoever consumes it, ends every request
-upstream before it returns. What fails here is no answer's fault: a candidate whose engine failed is left out, a plan
-that failed is no plan, a verifier that failed leaves the spelling to compare, a judge that failed has no opinion. The
-deadline ends the solving and the best so far is selected. Nothing here knows of Ray or HTTP.
+upstream before it returns. What fails here is no answer's fault: a candidate whose engine went away is asked anew, one
+whose engine failed is left out, a plan that failed is no plan, a verifier that failed leaves the spelling to compare, a
+judge that failed has no opinion. The deadline ends the solving and the best so far is selected. Nothing here knows of
+Ray or HTTP.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from actors.checkers.compare import by_spelling
-from actors.engine.chat import BadRequest, ChatEngine, ChatRequest, Usage
+from actors.engine.chat import BadRequest, ChatEngine, ChatRequest, EngineGone, Usage
 from actors.engine.partial import PartialReply
 from actors.messages import Comparison, Plan
 from actors.planner import Planned, Planner, pays
@@ -33,6 +34,7 @@ __all__ = ["EFFORTS", "Comparer", "Event", "NoCandidate", "Scaffold", "ScaffoldS
 
 log = logging.getLogger(__name__)
 
+RESTARTS = 3  # of one candidate whose engine goes away in the middle
 PLAN_SHARE = 0.25  # of the deadline: a slow planner leaves the rest to the solvers
 
 
@@ -99,6 +101,7 @@ class _Track:
         self.reply = PartialReply()
         self.failure: Exception | None = None
         self.reason = ""
+        self.restarts = 0
 
 
 class _Run:
@@ -115,7 +118,7 @@ class _Run:
         self.compared: dict[int, int] = {}  # candidate to its place in the comparison
         self.comparison: Comparison | None = None
         self.points: dict[int, float] = {}
-        self.overhead = Usage()  # planner and judge
+        self.overhead = Usage()  # planner, judge, and what engines wrote before they went away
         self.solving = True
         self.loop = asyncio.get_running_loop()
         self.deadline = self.loop.time() + settings.deadline_s
@@ -183,6 +186,22 @@ class _Run:
     async def candidate(self, track: _Track) -> None:
         """Stream one candidate. What the engine raises ends this candidate only."""
         started = self.loop.time()
+        try:
+            while not await self.attempt(track):
+                pass
+        except Exception as failure:  # of the engine or its transport
+            self.drop(track, "late" if isinstance(failure, TimeoutError) else "failed", failure)
+        else:
+            track.state, reply = "finished", track.reply
+            answer, seconds = split_reasoning(reply.text)[1], self.loop.time() - started
+            done = events.CandidateDone(
+                track.index, answer, reply.finish_reason or "", reply.tokens, seconds, reply.confidence
+            )
+            self.events.put_nowait(done)
+        self.changed.set()
+
+    async def attempt(self, track: _Track) -> bool:
+        """Read one reply; False where its engine went away and another may be asked. Raises what the engine raises."""
         reply = track.reply
         try:
             async for chunk in self.parts.solver_engine.stream(self.request(track.index)):
@@ -190,16 +209,14 @@ class _Run:
                 if chunk.text:
                     self.events.put_nowait(events.CandidateDelta(track.index, chunk.text, chunk.tokens))
             reply.check_ended(self.parts.solver_engine)
-        except Exception as failure:  # of the engine or its transport
-            self.drop(track, "late" if isinstance(failure, TimeoutError) else "failed", failure)
-        else:
-            track.state = "finished"
-            answer, seconds = split_reasoning(reply.text)[1], self.loop.time() - started
-            done = events.CandidateDone(
-                track.index, answer, reply.finish_reason or "", reply.tokens, seconds, reply.confidence
-            )
-            self.events.put_nowait(done)
-        self.changed.set()
+            return True
+        except EngineGone as failure:
+            if track.restarts >= RESTARTS or self.remaining_s() <= 0:
+                raise
+            self.overhead += reply.usage
+            track.restarts, track.reply = track.restarts + 1, PartialReply()
+            self.events.put_nowait(events.CandidateRestarted(track.index, str(failure)[:300], reply.tokens))
+            return False
 
     def request(self, index: int) -> ChatRequest:
         """Candidate `index`'s request: the conversation with the plan in its last question."""
@@ -216,6 +233,7 @@ class _Run:
             top_logprobs=0 if s.top_logprobs is None and wants_logprobs else s.top_logprobs,
             response_format=s.response_format,
             timeout_s=max(self.remaining_s(), 1e-3),
+            live=s.live,
         )
 
     def drop(self, track: _Track, state: State, failure: Exception | None) -> None:

@@ -64,11 +64,11 @@ Text = Annotated[str, AfterValidator(_text)]
 Content = Annotated[Text, BeforeValidator(_joined, json_schema_input_type=str | list[TextPart])]
 Stop = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Stops = Annotated[
-    list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(_listed, json_schema_input_type=str | list[Stop] | None)
+    list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(_listed, json_schema_input_type=Stop | list[Stop] | None)
 ]
 Prompt = Annotated[Text, Field(min_length=1)]
 Prompts = Annotated[
-    list[Prompt], Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=str | list[Prompt])
+    list[Prompt], Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=Prompt | list[Prompt])
 ]
 
 

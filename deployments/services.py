@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from actors.messages import Comparison, Problem, Verdict
 from deployments.coalesce import coalesced
 from deployments.follow import check_same_shapes, newest, shapes
 
-log = logging.getLogger("raythink.serve")
+log = logging.getLogger("ray.serve.raythink")  # below Serve's own, whose handlers a replica has
 
-WINDOW_S = 0.015
+WINDOW_S, UNREAD_WINDOW_S = 0.015, 0.1  # what an engine gives within that time travels together
 FOLLOW_S = 1.0
 
 
@@ -56,6 +56,15 @@ def make_engine(spec: EngineSpec) -> Any:
     raise ValueError(f"unknown kind of engine {spec.kind!r}")
 
 
+def current(spec: EngineSpec) -> EngineSpec:
+    """The specification with the newest checkpoint of the run that it follows: a replica that is started later must
+    not go back to an older policy, whose folder may be gone by then."""
+    found = newest(Path(spec.follow)) if spec.follow else None
+    if found is None:
+        return spec
+    return replace(spec, vllm=replace(spec.vllm, model_path=str(found.folder)), version=found.version)
+
+
 class EngineService:
     """A ChatEngine in a replica. Several replicas share the load; each follows the run by itself."""
 
@@ -67,6 +76,7 @@ class EngineService:
     async def start(self) -> None:
         """Load the model and answer once; a replica takes requests when this is over."""
         started = time.monotonic()
+        self.spec = current(self.spec)
         log.info("starting %s (%s)", self.spec.name, self.spec.kind)
         self.engine = await asyncio.to_thread(make_engine, self.spec)
         if self.spec.kind == "vllm":
@@ -77,7 +87,8 @@ class EngineService:
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[Chunk]:
         """As ChatEngine.stream, in fewer chunks."""
-        async for chunk in coalesced(self.engine.stream(request), WINDOW_S):
+        window_s = WINDOW_S if request.live else UNREAD_WINDOW_S
+        async for chunk in coalesced(self.engine.stream(request), window_s, at_once=request.live):
             yield chunk
 
     async def check_health(self) -> None:
@@ -120,6 +131,14 @@ class VerifierService:
         from actors.verifier import Verifier
 
         self.verifier = Verifier("verifier", workers, timeout_s, retries, allow_weaker, **options)
+
+    async def start(self) -> None:
+        """Compare once: a checker process takes a second to begin, which no question should have to wait for."""
+        try:
+            await self.verifier.compare("1+1?", ("2", "2"))
+        except Exception as error:  # it may be able to later; until then answers go by their spelling
+            log.warning("the verifier could not compare two answers: %s", error)
+        log.info("the verifier is ready")
 
     async def compare(self, question: str, texts: Sequence[str]) -> Comparison:
         return await self.verifier.compare(question, texts)

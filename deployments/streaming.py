@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from actors.engine.chat import Chunk, EngineError, TokenLogprob, Usage
+from actors.engine.chat import Chunk, EngineError, EngineGone, TokenLogprob, Usage
 from deployments.events import (
     CandidateDelta,
     CandidateDone,
     CandidateFailed,
+    CandidateRestarted,
     Clustered,
     Event,
     Judged,
@@ -33,6 +34,7 @@ WIRE_NAMES = {
     CandidateDelta: "delta",
     CandidateDone: "candidate",
     CandidateFailed: "candidate",
+    CandidateRestarted: "restarted",
     Clustered: "votes",
     Judged: "judged",
     Selected: "selected",
@@ -119,7 +121,7 @@ class ChatChunks:
         self.usage = Usage()
         self._envelope, self._streamed, self._live = envelope, streamed, live and streamed
         self._explain, self._logprobs = explain, logprobs
-        self._splitter = ReplySplitter(thinking)
+        self._thinking, self._splitter = thinking, ReplySplitter(thinking)
         self._content, self._finished = "", False
         self._separate = False  # whether reasoning was sent that the next one must stand apart from
 
@@ -168,6 +170,9 @@ class ChatChunks:
             if self._live:
                 yield from self._split(self._splitter.feed(event.text))
         elif self._streamed and (line := progress_line(event, self._live)):
+            if isinstance(event, CandidateRestarted) and self._live:
+                self._begin_anew(event)
+                yield self._reasoning("\n")
             self._separate = True
             yield {"reasoning_content": f"{line}\n"}
 
@@ -179,6 +184,12 @@ class ChatChunks:
         # What was passed on live cannot be taken back: only what is missing at its end is added.
         if event.answer.startswith(self._content) and len(event.answer) > len(self._content):
             yield {"content": event.answer[len(self._content) :]}
+
+    def _begin_anew(self, event: CandidateRestarted) -> None:
+        """Raises EngineGone where a part of the answer was passed on already: that cannot be taken back."""
+        if self._content:
+            raise EngineGone(event.reason)
+        self._splitter = ReplySplitter(self._thinking)
 
     def _split(self, pieces: Iterable[tuple[str, str]]) -> Iterator[Json]:
         for channel, text in pieces:
@@ -202,6 +213,8 @@ def progress_line(event: Event, live: bool) -> str:
             return f"Candidate {event.index + 1} is done ({event.tokens} tokens, {event.seconds:.1f} s)."
         case CandidateFailed(state="failed" | "late"):
             return f"Candidate {event.index + 1} {event.state}: {event.reason}."
+        case CandidateRestarted():
+            return f"Candidate {event.index + 1} begins anew: the engine went away."
         case Clustered() if not live:
             answers = [answer for answer in event.answers if answer is not None]
             return f"Answers so far: {', '.join(answers)}." if answers and all(len(a) < 80 for a in answers) else ""

@@ -37,7 +37,7 @@ class ChatRequest:
 
     `response_format` is OpenAI's ({"type": "json_object"} or {"type": "json_schema", "json_schema": {...}}).
     `top_logprobs` None: no logprobs; 0: of the sampled tokens only. `prompt`, if set, is sent as it is in place of
-    `messages`, without a chat template (`/v1/completions`).
+    `messages`, without a chat template (`/v1/completions`). `live` False: nobody reads along, pieces may be larger.
     """
 
     messages: tuple[Mapping[str, Any], ...] = ()
@@ -50,6 +50,7 @@ class ChatRequest:
     top_logprobs: int | None = None
     response_format: Mapping[str, Any] | None = None
     timeout_s: float = 600.0
+    live: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """A peer's own virtual environment: TRL breaks verl's imports, and optillm would bring forty packages into ours.
 
+    python -m benchmarks.peers.environment [trl | optillm | lm-eval | schemathesis ...]
+
 Invariants: one folder beside `.venv` for each peer; a finished environment is told from a torn one by a stamp that is
 written last and holds the pins; a second call with the same pins installs nothing; torch is always the CPU build.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import venv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,10 +134,43 @@ OPTILLM = Environment(
 )
 
 
+LM_EVAL = Environment(
+    "lm-eval",
+    ".venv-lm-eval",
+    (
+        Install(
+            (
+                "lm_eval==0.4.13",
+                # what its API models import
+                "aiohttp==3.14.5",
+                "requests==2.34.2",
+                "tenacity==9.2.1",
+                "tqdm==4.70.1",
+            )
+        ),
+    ),
+    "import lm_eval.models.openai_completions",
+)
+
+SCHEMATHESIS = Environment(
+    "schemathesis", ".venv-schemathesis", (Install(("schemathesis==4.32.5",)),), "import schemathesis"
+)
+
+PEERS = {"trl": TRL, "optillm": OPTILLM, "lm-eval": LM_EVAL, "schemathesis": SCHEMATHESIS}
+
+
 def ensure_trl_env(root: Path) -> Path:
     """TRL's interpreter (see Environment.ensure)."""
     return TRL.ensure(root)
 
 
+def main(words: Sequence[str]) -> None:
+    """Make the environments of these peers (TRL's without any), and print their interpreters."""
+    for name in words or ("trl",):
+        if name not in PEERS:
+            sys.exit(f"raythink: error: {name} is no peer: use {', '.join(PEERS)}")
+        print(PEERS[name].ensure(Path(__file__).resolve().parents[2]))
+
+
 if __name__ == "__main__":
-    print(ensure_trl_env(Path(__file__).resolve().parents[2]))
+    main(sys.argv[1:])

@@ -10,6 +10,7 @@ const LABELS = { running: "writing", finished: "done", failed: "failed", late: "
 const SAYS = { finished: "No answer found.", failed: "It failed.", late: "Time was up.", cancelled: "Not needed: the vote was decided." };
 const VERDICTS = { passed: "passes the examples", failed: "fails the examples" };
 const MAX_BRIEF = 48;
+const BARE_TEX = /^[^$`]*\\(?:[dt]?frac|sqrt|pi|infty|cdot|times|pm|le|ge|sin|cos|ln|log|left|begin|text|theta|alpha)(?![a-zA-Z])[^$`]*$/;
 const TAGS = /<\/?(?:think|answer)>/g;
 
 class Card {
@@ -72,9 +73,11 @@ class Card {
   }
 }
 
-/** A program is coloured; a number is a number, in dollars of TeX or not. */
+/** A program is coloured; a number is a number, in dollars of TeX or not; TeX without its dollars is TeX. */
 function answerTrees(answer) {
-  return answer.includes("\n") ? highlightPython(answer) : inline(answer.replace(/^\$([\w.,+-]+)\$$/, "$1"));
+  if (answer.includes("\n")) return highlightPython(answer);
+  const bare = answer.replace(/^\$([\w.,+-]+)\$$/, "$1");
+  return inline(BARE_TEX.test(bare) ? `$${bare}$` : bare);
 }
 
 function wide(node, size) {
@@ -128,6 +131,13 @@ export class Candidates {
 
   delta({ index, text, tokens }, now) {
     this.card(index).grow(text, tokens, now);
+    this.dirty.add(index);
+  }
+
+  /** The engine that wrote a candidate went away; another begins it anew. */
+  restart(index) {
+    const card = this.card(index);
+    [card.text, card.started, card.ended] = ["", null, null];
     this.dirty.add(index);
   }
 

@@ -56,6 +56,7 @@ export class Turn {
       case "start": this.begin(event); break;
       case "plan": this.showPlan(event); break;
       case "delta": if (this.explained) candidates.delta(event, performance.now()); break;
+      case "restarted": if (this.explained) candidates.restart(event.index); break;
       case "candidate": if (this.explained) this.settled(event); break;
       case "votes": if (this.explained) this.voted(event); break;
       case "judged": this.say("The answers that tie were judged"); break;

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTER = ROOT / "assets" / "starter"
@@ -66,6 +67,21 @@ class Service:
         return next(p for p in family if f"raythink:{name}" in " ".join(p.cmdline()))
 
 
+def disturb(folder: Path) -> None:
+    """Other weights than the starter's: its middle layers exchanged."""
+    (path,) = folder.glob("*.safetensors")
+    swap, moved = {"layers.1.": "layers.2.", "layers.2.": "layers.1."}, {}
+    for name, value in load_file(path).items():
+        part = next((part for part in swap if part in name), None)
+        moved[name.replace(part, swap[part]) if part else name] = value
+    save_file(moved, path, {"format": "pt"})
+
+
+def text_of(reply: dict) -> str:
+    message = reply["choices"][0]["message"]
+    return f"{message['reasoning_content']}|{message['content']}"
+
+
 @pytest.mark.usefixtures("alone")
 def test_it_answers_follows_a_run_survives_kills_and_ends(tmp_path):
     (tmp_path / "run").mkdir()
@@ -78,12 +94,25 @@ def test_it_answers_follows_a_run_survives_kills_and_ends(tmp_path):
         assert len(whole["raythink"]["candidates"]) == 3
         assert whole["usage"]["completion_tokens"] >= sum(c["tokens"] for c in whole["raythink"]["candidates"]) > 0
 
+        greedy = {"temperature": 0, "reasoning_effort": "low"}
+        before = service.answer(**greedy)
         aside = shutil.copytree(STARTER, tmp_path / "aside" / "hf").parent
+        disturb(aside / "hf")
         (tmp_path / "run" / "checkpoints").mkdir()
-        aside.rename(tmp_path / "run" / "checkpoints" / "step_7")
-        service.wait(lambda: service.answer()["system_fingerprint"] == "v7", 120, "the new checkpoint")
+        seen: set[str] = set()
+
+        def swapped() -> bool:
+            """Three questions at a time, all the while: none of them may fail."""
+            seen.update(reply["system_fingerprint"] for reply in pool.map(lambda _: service.answer(), range(3)))
+            return "v7" in seen
 
         with ThreadPoolExecutor(4) as pool:
+            swapped()
+            aside.rename(tmp_path / "run" / "checkpoints" / "step_7")
+            service.wait(swapped, 120, "the new checkpoint")
+            assert seen == {"v0", "v7"}
+            after = service.answer(**greedy)
+            assert after["system_fingerprint"] == "v7" and text_of(after) != text_of(before)
             for name in ("solver-engine", "verifier", "planner", "gateway"):
                 running = [] if name == "gateway" else [pool.submit(service.answer) for _ in range(3)]
                 victim = service.replica(name)
@@ -92,7 +121,8 @@ def test_it_answers_follows_a_run_survives_kills_and_ends(tmp_path):
                 for future in running:  # asked before and after: none is lost
                     assert future.result()["choices"][0]["message"]["content"]
                 service.wait(service.healthy, 240, f"health after the death of {name}")
-                assert service.answer()["choices"][0]["finish_reason"] == "stop"
+                reply = service.answer()  # a new engine begins with the newest checkpoint, not with its first one
+                assert reply["choices"][0]["finish_reason"] == "stop" and reply["system_fingerprint"] == "v7"
 
         family = psutil.Process(service.process.pid).children(recursive=True)
         os.kill(service.process.pid, signal.SIGINT)

@@ -25,9 +25,9 @@ async def burst(fail: Exception | None = None) -> AsyncIterator[Chunk]:
     yield LAST
 
 
-def collect(chunks: AsyncIterator[Chunk], window_s: float) -> list[Chunk]:
+def collect(chunks: AsyncIterator[Chunk], window_s: float, at_once: bool = True) -> list[Chunk]:
     async def run() -> list[Chunk]:
-        return [chunk async for chunk in coalesced(chunks, window_s)]
+        return [chunk async for chunk in coalesced(chunks, window_s, at_once)]
 
     return asyncio.run(run())
 
@@ -75,3 +75,9 @@ def test_closing_it_closes_the_engines_stream():
 
     asyncio.run(run())
     assert closed == [True]
+
+
+def test_what_nobody_reads_along_comes_in_one_piece_where_the_window_is_long_enough():
+    assert [chunk.text for chunk in collect(burst(), 60.0, at_once=False)] == ["plan!"]
+    with pytest.raises(EngineError, match="gone"):
+        collect(burst(EngineError("gone")), 60.0, at_once=False)

@@ -142,3 +142,8 @@ def test_a_full_server_refuses_before_a_queue_grows():
         assert "queue is full" in error(response, 429, code="rate_limit_exceeded")
         assert int(response.headers["retry-after"]) >= 1
     assert [response.status_code for response in answered] == [200, 200]
+
+
+def test_without_a_limit_no_limit_is_told():
+    unlimited = GatewaySettings(limits=LimitSettings(requests_per_minute=0))
+    assert not [name for name in chat(settings=unlimited).headers if name.startswith("x-ratelimit")]

@@ -7,13 +7,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from actors.engine.chat import EngineError
 from actors.engine.speculative import acceptance, speculative_config
 from conf.errors import UserError
 from conf.load import load
+from deployments import app
+from deployments.command import Mistake
 from deployments.follow import check_same_shapes, newest, shapes
-from deployments.graph import make_plan
+from deployments.graph import gateway_settings, make_plan
+from deployments.services import current
 
 STARTER = Path(__file__).resolve().parents[2] / "assets" / "starter"
 
@@ -88,6 +92,15 @@ def test_a_run_is_followed_from_its_newest_checkpoint_or_from_the_start(tmp_path
         solver(f"serve.follow={tmp_path}/none")
 
 
+def test_a_replica_that_starts_later_begins_with_the_newest_checkpoint(tmp_path):
+    first = solver(f"serve.follow={tmp_path}")
+    assert current(first) == first
+    folder = checkpoint(tmp_path, 5)
+    later = current(first)
+    assert (Path(later.vllm.model_path), later.version, later.follow) == (folder, 5, first.follow)
+    assert current(solver(f"run.dir={tmp_path}")).version == 0
+
+
 def test_planner_and_judge_may_be_other_engines(tmp_path):
     words = [f"run.dir={tmp_path}", "serve.planner=http://127.0.0.1:9/v1#big", "serve.judge=cerebras#qwen"]
     engines = make_plan(load(["mode=serve", *words]), cuda=False).engines
@@ -103,6 +116,38 @@ def test_remote_solvers_need_their_address():
     with pytest.raises(UserError, match="needs engine.url"):
         solver("engine.kind=openai", "model.path=gpt")
     assert solver("engine.kind=openai", "model.path=gpt", "engine.url=http://h/v1").url == "http://h/v1"
+
+
+def test_limits_are_keys_and_a_candidate_may_take_half_the_context():
+    words = ["serve.requests_per_minute=7", "serve.concurrent=3", "serve.capacity=9", "serve.deadline_s=42"]
+    made = gateway_settings(load(["mode=serve", *words]), 256)
+    limits, replies = made.limits, made.replies
+    assert (limits.requests_per_minute, limits.concurrent_per_key, limits.capacity, limits.max_waiting) == (7, 3, 9, 4)
+    assert (replies.default_max_tokens, replies.max_tokens, replies.timeout_s) == (128, 256, 42)
+    assert gateway_settings(load(["mode=serve"]), None).replies.default_max_tokens == 8192
+    assert gateway_settings(load(["mode=serve", "serve.max_tokens=9000"]), 256).replies.default_max_tokens == 256
+    with pytest.raises(UserError, match="serve.capacity=0 is too small"):
+        load(["mode=serve", "serve.capacity=0"])
+
+
+def test_a_mistake_under_the_serve_command_is_one_line_and_exit_code_2(capsys):
+    with pytest.raises(Mistake, match="recipe=nope: no such recipe") as caught:
+        app({"recipe": "nope"})
+    assert isinstance(caught.value, UserError) and caught.value.exit_code == 2
+    caught.value.show()
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_clusters_yaml_names_what_the_application_has():
+    told = yaml.safe_load((STARTER.parents[1] / "deployments" / "cluster.yaml").read_text())
+    (application,) = told["applications"]
+    assert application["import_path"] == "deployments:app"
+    names = [deployment["name"] for deployment in application["deployments"]]
+    assert names == ["gateway", "planner", "verifier", "solver-engine"]
+    make_plan(load(["mode=serve", *(f"{key}={value}" for key, value in application["args"].items())]), cuda=False)
+    from ray.serve.schema import ServeDeploySchema
+
+    ServeDeploySchema.model_validate(told)
 
 
 @pytest.mark.parametrize(("text", "config"), [
@@ -121,6 +166,8 @@ def test_speculation_in_vllms_words(text, config):
 def test_wrong_speculation_names_the_way_out(text):
     with pytest.raises(UserError, match=r"engine\.speculative=.*(use|write) engine\.speculative="):
         speculative_config(text)
+    with pytest.raises(UserError, match=r"engine\.speculative="):
+        solver(f"engine.speculative={text}")
 
 
 def test_acceptance_counts_the_models_own_token():

@@ -14,13 +14,22 @@ import virtual_time
 from scenes import ASKED, QUESTION, SEED, Reply, Spelling, collect, of, play, said, solver, winner
 
 from actors.checkers.compare import compare
-from actors.engine.chat import BadRequest, ChatRequest, EngineBusy, EngineError
+from actors.engine.chat import BadRequest, ChatRequest, EngineBusy, EngineError, EngineGone
 from actors.engine.scripted import Script, ScriptedEngine
 from actors.messages import Comparison
 from actors.planner import Planner
 from deployments.effort import ScaffoldSettings
-from deployments.events import CandidateDelta, CandidateDone, CandidateFailed, Clustered, Event, PlanReady, Selected
-from deployments.scaffold import NoCandidate, Scaffold
+from deployments.events import (
+    CandidateDelta,
+    CandidateDone,
+    CandidateFailed,
+    CandidateRestarted,
+    Clustered,
+    Event,
+    PlanReady,
+    Selected,
+)
+from deployments.scaffold import RESTARTS, NoCandidate, Scaffold
 
 # --- effort ---------------------------------------------------------------------------------------------------------
 
@@ -175,6 +184,27 @@ def test_one_good_candidate_is_an_answer(failing: tuple[int, int]) -> None:
     assert winner(events).answer == "37" and winner(events).index not in failing
     assert {event.index for event in of(events, CandidateFailed)} == set(failing)
     assert "the only candidate that finished" in winner(events).why
+
+
+GONE = Script("half of an answer", failure=EngineGone("a replica is gone"), fail_after=2)
+
+
+def test_a_candidate_whose_engine_goes_away_begins_anew_and_its_tokens_are_counted() -> None:
+    replies = {SEED: [GONE, said(37)], SEED + 1: [said(37)], SEED + 2: [said(41, 100)]}
+    engine = ScriptedEngine(lambda request: replies[request.seed].pop(0))
+    events = play(Scaffold(solver_engine=engine, verifier=Spelling()))
+    (again,) = of(events, CandidateRestarted)
+    assert (again.index, again.tokens, again.reason) == (0, 2, "a replica is gone")
+    assert winner(events).why == "2 of 2 agree" and "half" not in winner(events).text
+    told = sum(delta.tokens for delta in of(events, CandidateDelta))
+    assert winner(events).usage.completion_tokens == told == 2 + 3 + 3
+
+
+def test_an_engine_that_always_goes_away_fails_its_candidate() -> None:
+    engine = ScriptedEngine(lambda request: GONE)
+    with pytest.raises(NoCandidate, match="EngineGone"):
+        play(Scaffold(solver_engine=engine), n=1)
+    assert engine.started == 1 + RESTARTS
 
 
 def test_nobody_is_no_answer_with_all_causes() -> None:

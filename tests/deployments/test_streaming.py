@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from actors.engine.chat import Chunk, EngineError, TokenLogprob, Usage
+from actors.engine.chat import Chunk, EngineError, EngineGone, TokenLogprob, Usage
 from actors.selection import Opinion
-from deployments.events import CandidateDelta, Clustered, Judged, split_reasoning
+from deployments.events import CandidateDelta, CandidateRestarted, Clustered, Judged, split_reasoning
 from deployments.folding import fold
 from deployments.splitter import ReplySplitter
 from deployments.streaming import (
@@ -46,6 +46,20 @@ def text(chunks, name="content"):
 
 
 # --- the scaffold's events ------------------------------------------------------------------------------------------
+
+
+def test_a_candidate_that_begins_anew_is_told_and_what_it_had_said_is_forgotten():
+    events = [CandidateDelta(0, "<think>half", 3), CandidateRestarted(0, "gone", 3), *ONE]
+    chunks = chat(events, live=True)
+    assert text(chunks) == "It is 42"
+    assert text(chunks, "reasoning_content").startswith("half\nCandidate 1 begins anew: the engine went away.\n\nSix")
+    assert chat([CandidateRestarted(0, "gone", 3), *ONE], streamed=False, explain={})[1]["raythink"] == {
+        "type": "restarted", "index": 0, "reason": "gone", "tokens": 3}  # fmt: skip
+
+
+def test_an_answer_that_was_passed_on_already_cannot_begin_anew():
+    with pytest.raises(EngineGone, match="gone"):
+        chat([CandidateDelta(0, "<think>x</think>It is", 3), CandidateRestarted(0, "gone", 3), *ONE], live=True)
 
 
 def test_a_stream_tells_the_plan_and_the_progress_and_then_the_answer():
