@@ -71,7 +71,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 def problem_of(row: Mapping[str, Any], number: int, path: Path) -> tuple[Problem, str]:
     """(problem, text of the answer) of a row. Raises UserError naming the file, the row and the missing column."""
     if "gold" in row and "answer" in row:
-        return _problem(number, "math", row["gold"], {}), _as_response(str(row["answer"]), str(row.get("kind", "")))
+        return _problem(number, "math", row["gold"], {}), as_response(str(row["answer"]), str(row.get("kind", "")))
     truth = row.get("ground_truth", (row.get("reward_model") or {}).get("ground_truth"))
     for column, value in (
         ("data_source", row.get("data_source")),
@@ -94,7 +94,7 @@ def _problem(number: int, data_source: str, truth: Any, extra: Mapping[str, Any]
     return Problem(f"row-{number}", (question,), data_source, "", json.dumps(truth), dict(extra))
 
 
-def _as_response(answer: str, kind: str) -> str:
+def as_response(answer: str, kind: str) -> str:
     """A bare answer in the tags that a response would have it in; what is a response already stays as it is."""
     if kind.endswith("response") or any(mark in answer for mark in _WHOLE_RESPONSE):
         return answer

@@ -7,14 +7,14 @@ from typing import Any
 
 from actors.checkers import evaluate
 from actors.checkers.expression import Node
+from actors.checkers.regions import Interval, Region, merged
 from actors.checkers.units import DEGREE, PERCENT
 from actors.checkers.values import (
     MAX_ITEMS,
+    Assignments,
     Collection,
-    Interval,
     Matrix,
     Quantity,
-    Region,
     Relation,
     Tuple,
     Words,
@@ -25,6 +25,8 @@ from actors.checkers.values import (
 
 def equal(truth: Any, answer: Any) -> bool:
     """Whether two values are the same under the policy of `math.py`. Raises TooCostly, Undefined, ParseError."""
+    if isinstance(truth, Assignments) or isinstance(answer, Assignments):
+        return _same_assignments(truth, answer)
     if isinstance(truth, Collection) or isinstance(answer, Collection):
         return _same_collection(flat(truth), flat(answer))
     if isinstance(truth, Region) or isinstance(answer, Region):
@@ -55,6 +57,19 @@ def _as_words(value: Any) -> str | None:
     return None
 
 
+def _same_assignments(truth: Any, answer: Any) -> bool:
+    """Named values by their names; `x=1, y=2` is also the point (1, 2)."""
+    if isinstance(truth, Assignments) and isinstance(answer, Assignments) and set(truth.names) == set(answer.names):
+        other = dict(zip(answer.names, answer.items, strict=True))
+        return all(equal(item, other[name]) for name, item in zip(truth.names, truth.items, strict=True))
+    named, point = (truth, answer) if isinstance(truth, Assignments) else (answer, truth)
+    if isinstance(point, Tuple):
+        return len(point.items) == len(named.items) and all(
+            equal(a, b) for a, b in zip(point.items, named.items, strict=True)
+        )
+    return _same_collection(flat(truth), flat(answer))
+
+
 def _same_collection(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:
     """Equality of sets: each item of one has an equal in the other."""
     if max(len(left), len(right)) > MAX_ITEMS or bool(left) != bool(right):
@@ -70,6 +85,9 @@ def _same_quantity(truth: Quantity, answer: Quantity) -> bool:
         if left.factor != right.factor:
             return evaluate.equal(("*", truth.node, ("num", left.factor)), ("*", answer.node, ("num", right.factor)))
         return evaluate.equal(truth.node, answer.node)
+    plain = evaluate.exact(truth.node) if left is None and right == PERCENT else None
+    if plain is not None and 0 < abs(plain) < 1:  # 0.25 is 25%, so the sign of 0.25% was not merely left out
+        return _same_ratio(truth, answer)
     return evaluate.equal(truth.node, answer.node) or _same_ratio(truth, answer)
 
 
@@ -143,20 +161,4 @@ def _merged(value: Any) -> list[Interval] | None:
     """The intervals of a region in order, overlapping ones joined; None if it is none."""
     if isinstance(value, Tuple) and len(value.items) == 2:
         value = Region((interval_of(value),))
-    if not isinstance(value, Region):
-        return None
-    joined: list[Interval] = []
-    for interval in sorted(value.intervals, key=lambda i: evaluate.real(i.low)):
-        if joined and _touches(joined[-1], interval):
-            previous = joined[-1]
-            keep = evaluate.real(previous.high) >= evaluate.real(interval.high)
-            high = previous if keep else interval
-            joined[-1] = Interval(previous.low, high.high, previous.low_closed, high.high_closed)
-        else:
-            joined.append(interval)
-    return joined
-
-
-def _touches(left: Interval, right: Interval) -> bool:
-    end, start = evaluate.real(left.high), evaluate.real(right.low)
-    return start < end or (start == end and (left.high_closed or right.low_closed))
+    return merged(value) if isinstance(value, Region) else None

@@ -8,16 +8,20 @@ has a budget: `TooCostly`.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
+from actors.checkers import calculus
 from actors.checkers.expression import Node, TooCostly, variables
 
 MAX_POWER = 10_000
 MAX_BITS = 20_000
-DIGITS = 50
+DIGITS = 100
+SAME = 80  # digits to which two values agree; half of a longer literal's digits come on top
+ROUGH = 14  # the same for what was integrated or extrapolated
 
 
 class Undefined(Exception):
@@ -29,7 +33,7 @@ def exact(node: Node) -> Fraction | None:
     kind = node[0]
     if kind == "num":
         return node[1]
-    if kind not in ("+", "-", "*", "/", "neg", "^", "!"):
+    if kind not in ("+", "-", "*", "/", "neg", "^", "!", "floor", "ceil"):
         return None
     parts = [exact(part) for part in node[1:]]
     if any(part is None for part in parts):
@@ -43,6 +47,8 @@ def exact(node: Node) -> Fraction | None:
 def _arithmetic(kind: str, left: Fraction, right: Fraction = Fraction(0)) -> Fraction | None:
     if kind == "neg":
         return -left
+    if kind in ("floor", "ceil"):
+        return Fraction(math.floor(left) if kind == "floor" else math.ceil(left))
     if kind == "/":
         if right == 0:
             raise Undefined("division by zero")
@@ -77,15 +83,19 @@ def numeric(node: Node, values: Mapping[str, Any]) -> Any:
     kind = node[0]
     if kind == "num":
         return mpmath.mpf(node[1].numerator) / node[1].denominator
+    if kind == "var" and node[1] in values:
+        return values[node[1]]
     if kind == "var":
         constants = {"e": mpmath.e, "i": mpmath.mpc(0, 1)}
-        return +constants[node[1]] if node[1] in constants else values[node[1]]
+        return +constants[node[1]]
     if kind == "pi":
         return +mpmath.pi
     if kind == "infinity":
         return mpmath.inf
     if kind == "call":
         return _finite(_function(node[1]), numeric(node[2], values))
+    if kind == "bound":
+        return calculus.value(node, values)
     parts = [numeric(part, values) for part in node[1:]]
     return _finite(_OPERATIONS[kind], *parts)
 
@@ -105,6 +115,8 @@ def _finite(operation: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _power(base: Any, exponent: Any) -> Any:
+    if abs(base) > 1 and exponent.real < -1e6:
+        return base * 0
     if abs(exponent) > 1e6:
         raise TooCostly("power too large")
     return base**exponent
@@ -135,7 +147,21 @@ def _binomial(above: Any, below: Any) -> Any:
 
     if abs(above) > 10_000 or abs(below) > 10_000:
         raise TooCostly("binomial of large numbers")
+    if mpmath.im(below) == 0 and mpmath.re(below) < 0:
+        raise Undefined("binomial of a negative number")
     return mpmath.binomial(above, below)
+
+
+def _rounded(towards: str) -> Callable[[Any], Any]:
+    def rounded(value: Any) -> Any:
+        import mpmath
+
+        nearest = mpmath.nint(value)
+        if mpmath.im(value) == 0 and abs(value - nearest) < mpmath.mpf(10) ** (10 - DIGITS):
+            return nearest  # an integer up to rounding
+        return getattr(mpmath, towards)(value)
+
+    return rounded
 
 
 def _divide(left: Any, right: Any) -> Any:
@@ -155,6 +181,8 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "root": _root,
     "!": _factorial,
     "binom": _binomial,
+    "floor": _rounded("floor"),
+    "ceil": _rounded("ceil"),
 }
 
 
@@ -202,14 +230,27 @@ def _too_costly(name: str) -> Any:
     raise TooCostly(f"{name} of a huge number")
 
 
-def close(left: Any, right: Any) -> bool:
-    """Equal to 30 significant digits (or both below 1e-40: the rounding of a zero)."""
+def close(left: Any, right: Any, digits: int = SAME) -> bool:
+    """Equal to so many significant digits (or both so small that they are the rounding of a zero)."""
     import mpmath
 
     if mpmath.isinf(left) or mpmath.isinf(right):
         return left == right
     scale = max(abs(left), abs(right))
-    return scale < mpmath.mpf(10) ** -40 or abs(left - right) <= scale * mpmath.mpf(10) ** -30
+    return scale < mpmath.mpf(10) ** -(digits + 10) or abs(left - right) <= scale * mpmath.mpf(10) ** -digits
+
+
+def _extra_digits(node: Node, exponent: bool = False) -> int:
+    """How much finer than usual two values must agree: a literal of many digits, or a power of ten, may be told from
+    others only there."""
+    if node[0] == "num":
+        length = max(len(str(abs(node[1].numerator))), len(str(node[1].denominator)))
+        return min(400, int(abs(node[1])) if exponent and abs(node[1]) < 400 else max(0, length - 20))
+    return max(
+        (_extra_digits(part, exponent or (node[0] == "^" and index == 1))
+         for index, part in enumerate(node[1:]) if isinstance(part, tuple)),
+        default=0,
+    )  # fmt: skip
 
 
 def points(names: frozenset[str], count: int = 5) -> list[dict[str, Any]]:
@@ -235,8 +276,10 @@ def equal(left: Node, right: Node) -> bool:
     if left_exact is not None and right_exact is not None:
         return left_exact == right_exact
     names = variables(left) | variables(right)
-    with mpmath.workdps(DIGITS):
-        return _agree(names, lambda at: close(numeric(left, at), numeric(right, at)))
+    extra = _extra_digits(left) + _extra_digits(right)
+    digits = ROUGH if calculus.rough(left) or calculus.rough(right) else SAME + extra
+    with mpmath.workdps(DIGITS + extra):
+        return _agree(names, lambda at: close(numeric(left, at), numeric(right, at), digits))
 
 
 def proportional(left: Node, right: Node) -> bool:

@@ -19,7 +19,7 @@ Node = tuple[Any, ...]
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|(?P<command>\\[a-zA-Z]+)"
-    r"|(?P<letter>[a-zA-Z])|(?P<op>[-+*/^_!(){}\[\]|%']))"
+    r"|(?P<letter>[a-zA-Z])|(?P<op>[-+*/^_!(){}\[\]|%'=]))"
 )
 FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp cis".split())
 _CONSTANTS = {r"\pi": "pi", r"\infty": "infinity"}
@@ -28,6 +28,11 @@ _GREEK = frozenset(
     "Delta Omega Gamma Theta Lambda Sigma Phi Psi ell".split()
 )
 _OPEN = {"(": ")", "[": "]", "{": "}"}
+_ROUNDING = {r"\lfloor": ("floor", r"\rfloor"), r"\lceil": ("ceil", r"\rceil")}
+_BOUND = {r"\sum": "sum", r"\prod": "prod", r"\int": "int", r"\lim": "lim"}
+_CLOSERS = frozenset((r"\times", r"\cdot", r"\div", r"\circ", r"\rfloor", r"\rceil", r"\to", r"\rightarrow"))
+_BASE_WORDS = dict(zip("two three four five six seven eight nine ten".split(), map(str, range(2, 11)), strict=True))
+BASED = re.compile(r"\(?([0-9A-Z]{1,40})\)?_(?:\{([0-9]{1,2})\}|\{\\text\s*\{\s*([a-z]+)\s*\}\s*\}|([0-9]))")
 
 
 class ParseError(Exception):
@@ -68,6 +73,7 @@ class _Parser:
         self.position = 0
         self.depth = 0
         self.bars = 0  # how many |...| are open: inside one, a bar closes
+        self.binding = False  # inside a sum, integral or limit: there is no second one
 
     def parse(self) -> Node:
         node = self.sum()
@@ -122,7 +128,7 @@ class _Parser:
         if token.kind == "op":
             return token.text in ("(", "{", "[") or (token.text == "|" and self.bars == 0)
         if token.kind == "command":
-            return token.text not in (r"\times", r"\cdot", r"\div", r"\circ")
+            return token.text not in _CLOSERS
         return True
 
     def signed(self) -> Node:
@@ -243,11 +249,70 @@ class _Parser:
             return self.root(("num", Fraction(2 if command == r"\sqrt" else 3)))
         if command == r"\binom":
             return ("binom", self.group(), self.group())
+        if command in _ROUNDING:
+            kind, end = _ROUNDING[command]
+            node = self.sum()
+            self.take(end)
+            return (kind, node)
+        if command in _BOUND:
+            return self.bound(_BOUND[command])
         if name in FUNCTIONS:
             return self.function(name)
         if name in _GREEK:
             return self.name(name)
         raise ParseError(f"unknown command {command}")
+
+    def bound(self, kind: str) -> Node:
+        """("bound", kind, name, low, high, body) of a sum, product, definite integral, or limit (where low is high)."""
+        if self.binding:
+            raise Refused("a sum or integral within another")
+        self.binding = True
+        if kind == "int":
+            node = self.integral()
+        else:
+            self.take("_")
+            self.take("{")
+            name = self.name(self.take().text)[1]
+            if kind == "lim" and self.take().text not in (r"\to", r"\rightarrow"):
+                raise ParseError("a limit of nothing")
+            if kind != "lim":
+                self.take("=")
+            low = high = self.closed("}")
+            if kind != "lim":
+                self.take("^")
+                high = self.bracket_or_atom()
+            node = ("bound", kind, name, low, high, self.term())
+        self.binding = False
+        return node
+
+    def integral(self) -> Node:
+        self.take("_")
+        low = self.bracket_or_atom()
+        self.take("^")
+        high = self.bracket_or_atom()
+        end = self.differential()
+        inner = _Parser("")
+        inner.tokens, inner.binding, inner.depth = self.tokens[self.position : end], True, self.depth
+        self.position = end + 1
+        name = self.name(self.take().text.removeprefix("\\"))[1]
+        body = inner.parse() if inner.tokens else ("num", Fraction(1))
+        return ("bound", "int", name, low, high, body)
+
+    def bracket_or_atom(self) -> Node:
+        if self.peek() == "{":
+            return self.group()
+        number = self.position < len(self.tokens) and self.tokens[self.position].kind == "number"
+        return ("num", Fraction(self.take().text)) if number else self.atom()  # in `_0^1\\frac12` it is no mixed number
+
+    def differential(self) -> int:
+        """The position of the `d` of the `dx` that ends an integral."""
+        depth = 0
+        for index in range(self.position, len(self.tokens) - 1):
+            token = self.tokens[index]
+            depth += (token.text in _OPEN) - (token.text in ")]}")
+            if depth == 0 and token.text == "d" and self.tokens[index + 1].kind in ("letter", "command"):
+                return index
+        raise ParseError("an integral without its variable")
 
     def fraction_part(self) -> Node:
         if self.peek() == "{":
@@ -293,11 +358,32 @@ class _Parser:
 @lru_cache(maxsize=1024)
 def parse(text: str) -> Node:
     """The tree of an expression. Raises ParseError or TooCostly."""
+    based = BASED.fullmatch(text)
+    if based:
+        return _in_base(based)
     return _Parser(text).parse()
+
+
+def _in_base(match: re.Match[str]) -> Node:
+    """`A3_{16}`, `(110)_2`, `110_{\\text{two}}`."""
+    digits, base = match.group(1), match.group(2) or match.group(4) or _BASE_WORDS.get(match.group(3), "")
+    if not base or not 2 <= int(base) <= 36:
+        raise ParseError("subscript that is no base")
+    try:
+        return ("num", Fraction(int(digits, int(base))))
+    except ValueError as failure:
+        raise ParseError(f"{digits} has a digit that base {base} lacks") from failure
+
+
+def size(node: Node) -> int:
+    """How many nodes a tree has."""
+    return 1 + sum(size(part) for part in node[1:] if isinstance(part, tuple))
 
 
 def variables(node: Node) -> frozenset[str]:
     """The names of the variables; `e` and `i` are constants."""
     if node[0] == "var":
         return frozenset() if node[1] in ("e", "i") else frozenset({node[1]})
+    if node[0] == "bound":
+        return (variables(node[5]) - {node[2]}) | variables(node[3]) | variables(node[4])
     return frozenset().union(*(variables(part) for part in node[1:] if isinstance(part, tuple)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 
-_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\b|\\.|[{}]", re.DOTALL)
+_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])|\\.|[{}]", re.DOTALL)
 _UNBRACED_BOX = re.compile(r"\s*([^\s{}$\\]+)")
 _FENCE = re.compile(
     r"^[ \t]*(?P<mark>`{3,}|~{3,})[ \t]*(?P<language>[^\s`]*)[^\n]*$|(?<=[^`\n])(?P<end>`{3,})[ \t]*$", re.MULTILINE

@@ -10,6 +10,9 @@ exact value; what hedges or denies itself is wrong.
 from __future__ import annotations
 
 import re
+import sys
+import time
+from collections.abc import Callable
 
 from actors.checkers import equality, evaluate, latex_text, values
 from actors.checkers.expression import ParseError, Refused, TooCostly
@@ -18,10 +21,25 @@ from actors.checkers.tools import Tools
 from actors.messages import Problem, Verdict
 
 BARE_LIMIT = 120  # characters: without a box or a tag, a short rest of one line is the answer
+MATH_VERIFY_S = 1.0  # of the last stage
 MAX_BOXES = 8  # distinct boxes in one answer; more is guessing
-_DENIAL = re.compile(r"\b(?:not|never|n't|cannot be|incorrectly)\s*(?:be|equal to|equal|simply|just)?[\s$(*:]*$", re.I)
+_DENIAL = re.compile(
+    r"(?:\b(?:not|never|cannot|anything but|incorrectly|wrong to (?:say|answer)|no longer)|n't)"
+    r"\s*(?:be|equal to|equals?|say|answer|simply|just)?[\s$(*:]*$"
+    r"|\b(?:wrong|incorrect|false|mistaken)\s+(?:\w+\s+){0,2}?(?:answer|value|result|solution)?\s*"
+    r"(?:is|was|of|would be|be|:)\s*[\s$(*:]*$",
+    re.I,
+)
+_TAKEN_BACK = re.compile(
+    r"[\s$).,;:!?*]*(?:(?:no|but|this|that|it|which|and)\b[\s,]*){0,3}(?:is|was|would be|isn't|wasn't|'s)\s+"
+    r"(?:(?:definitely|clearly|certainly|just|simply|the|a|an|of course|actually)\s+)*"
+    r"(?:wrong|incorrect|false|mistaken|invalid|not)\b|[\s$).,;:!?*]*(?:just kidding|no, wait|wait, no)\b",
+    re.I,
+)
 _STATED = re.compile(r"[\s*]*(?:final\s+)?answer[\s*]*:[\s*]*(\S.*?)[\s*.]*", re.I)  # the last line of DAPO's prompts
-_BETWEEN_OR = re.compile(r"[\s$.,;]*(?:\bor\b)?[\s$.,;]*", re.I)
+_BETWEEN_OR = re.compile(
+    r"[\s$.,;/()]*(?:\b(?:or|alternatively|or (?:maybe|possibly|perhaps|else|even))\b)?[\s$.,;()]*", re.I
+)
 _BETWEEN_AND = re.compile(r"[\s$]*(?:,|,?\s*\band\b)[\s$]*", re.I)
 
 
@@ -64,6 +82,8 @@ def _from_boxes(scope: str, found: list[Box]) -> str:
     last = found[-1]
     if _DENIAL.search(scope[max(0, last.start - 40) : last.start]):
         raise NoAnswer("no answer: the text denies its box")
+    if _TAKEN_BACK.match(scope[last.end : last.end + 80]):
+        raise NoAnswer("no answer: the text takes its box back")
     contents = [last.content]
     for before, after in zip(found[-2::-1], found[:0:-1], strict=True):
         between = scope[before.end : after.start]
@@ -100,47 +120,78 @@ def compare(truth: str, answer: str) -> tuple[bool, str]:
         return False, str(refused)
     except ParseError as unread:
         reason = str(unread)
-    if affordable(left) and affordable(right) and (not _HEAVY.search(right) or _HEAVY.search(left)):
-        return _math_verify(left, right), "compared by math-verify"
+    if affordable(left) and affordable(right):
+        import math_verify  # noqa: F401 (seconds, once a process: not of the answer's budget)
+
+        try:
+            return _within(MATH_VERIFY_S, lambda: _math_verify(left, right)), "compared by math-verify"
+        except _OverBudget:
+            reason = f"math-verify took more than {MATH_VERIFY_S} s"
     return False, f"not comparable: {reason}"
 
 
 def _spelled_alike(left: str, right: str) -> bool:
     if not re.search(r"[0-9a-zA-Z]", right) and not re.search(r"[0-9a-zA-Z]", left):
         return left == right
-    return latex_text.compact(_TEXT.sub(r"\1", left)) == latex_text.compact(_TEXT.sub(r"\1", right))
+    plain = [latex_text.compact(_TEXT.sub(r"\1", text)) for text in (left, right)]
+    if _TEXT.search(left) or _TEXT.search(right):  # in words, case does not matter
+        plain = [text.casefold() if _WORDS.search(text) else text for text in plain]
+    return plain[0] == plain[1]
 
 
+_WORDS = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z]{2,}")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_HEAVY = re.compile(r"\\(?:int|iint|oint|sum|prod|lim)(?![a-zA-Z])")
-_PLAIN = re.compile(r"[0-9a-zA-Z\\{}()\[\]^_+\-*/=<>|,.&' ]*")
-_BIG = re.compile(r"\d{60}|\^\s*\{?\s*-?\d{4}|\^[^,]{0,20}\^[^,]{0,20}\^|!")
-_NAME = re.compile(r"\\(?!frac|sqrt|left|right)[a-zA-Z]+")
+_PLAIN = re.compile(r"[0-9a-zA-Z\\{}()\[\]^_+\-*/|,.& ]*")
+_BIG = re.compile(r"\d{30}|\^\s*\{?\s*-?\d{3}|\^[^,]{0,20}\^[^,]{0,20}\^|!|[^\\]\\\\[^\\]*$")
+_READABLE = frozenset(
+    "frac sqrt left right pi infty sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp int cdot "
+    "times alpha beta gamma delta epsilon theta lambda mu nu rho sigma tau phi omega begin end binom".split()
+)
+_NAME = re.compile(r"\\([a-zA-Z]+)")
 _WORD = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{3,}")
-_PROSE = re.compile(r"\\(?:text|ne|neg|lnot|approx|sim|simeq|cong|gt|lt|gtrsim|lesssim)(?![a-zA-Z])")
 
 
 def affordable(text: str) -> bool:
-    """Whether math-verify may see `text`: short, shallow, no huge powers or factorials, and mathematics, not prose.
-
-    Its grammar is ambiguous in bars and in names of functions: two dozen of them cost it seconds.
+    """Whether math-verify may see `text`: short, shallow, no huge powers or factorials, and mathematics that this
+    project's own grammar lacks, not prose: of what it cannot read, it takes the last number as the answer.
     """
     depth = deepest = 0
     for character in text:
         depth += (character in "({[") - (character in ")}]")
         deepest = max(deepest, depth)
+    names = _NAME.findall(text)
     return (
         0 < len(text) < 200
         and deepest <= 8
         and depth == 0
-        and text.count("|") <= 6
-        and len(_NAME.findall(text)) <= 12
-        and len(_HEAVY.findall(text)) <= 2
+        and text.count("|") in (0, 2, 4)
+        and len(names) <= 12
+        and set(names) <= _READABLE
+        and names.count("int") <= 1
         and _PLAIN.fullmatch(text) is not None
         and not _BIG.search(text)
-        and not _PROSE.search(text)
+        and ".." not in text
         and not _WORD.search(text)
     )
+
+
+class _OverBudget(BaseException):
+    """Not an Exception, so that no handler in the library takes it for one of its own."""
+
+
+def _within(seconds: float, work: Callable[[], bool]) -> bool:
+    """Run a library's Python code for at most so long, in any thread and without signals. Raises _OverBudget."""
+    deadline, before = time.perf_counter() + seconds, sys.getprofile()
+
+    def watch(*_: object) -> None:
+        if time.perf_counter() > deadline:
+            raise _OverBudget
+
+    sys.setprofile(watch)
+    try:
+        return work()
+    finally:
+        sys.setprofile(before)
 
 
 def _math_verify(truth: str, answer: str) -> bool:

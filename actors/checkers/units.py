@@ -30,6 +30,7 @@ _BASE: dict[str, tuple[Fraction, dict[str, int]]] = {
     "F": (_F(1), {"kg": -1, "m": -2, "s": 4, "A": 2}),
     "T": (_F(1), {"kg": 1, "s": -2, "A": -1}),
     "L": (_F(1, 1000), {"m": 3}),
+    "l": (_F(1, 1000), {"m": 3}),
     "eV": (_F("1.602176634e-19"), {"kg": 1, "m": 2, "s": -2}),
 }
 _OTHER: dict[str, tuple[Fraction, dict[str, int]]] = {
@@ -64,7 +65,6 @@ _OTHER: dict[str, tuple[Fraction, dict[str, int]]] = {
     "ton": (_F(1000), {"kg": 1}),
     "mph": (_F("0.44704"), {"m": 1, "s": -1}),
     "kph": (_F(5, 18), {"m": 1, "s": -1}),
-    "l": (_F(1, 1000), {"m": 3}),
     "liter": (_F(1, 1000), {"m": 3}),
     "litre": (_F(1, 1000), {"m": 3}),
     "joule": (_F(1), _BASE["J"][1]),
@@ -97,6 +97,7 @@ _OTHER: dict[str, tuple[Fraction, dict[str, int]]] = {
     "ha": (_F(10000), {"m": 2}),
     "M": (_F(1000), {"mol": 1, "m": -3}),
 }
+_CURRENCIES = {"dollar": "$", "pounds": "pound sterling", "euro": "euro"}
 _PREFIX = {"n": -9, "u": -6, "µ": -6, "μ": -6, "m": -3, "c": -2, "d": -1, "k": 3, "M": 6, "G": 9}
 _LONG_PREFIX = {"nano": -9, "micro": -6, "milli": -3, "centi": -2, "deci": -1, "kilo": 3, "mega": 6, "giga": 9}
 _UNPREFIXED = {"unit", "units", "square unit", "square units", "sq unit", "sq units", "cubic unit", "cubic units"}
@@ -147,7 +148,7 @@ def parse_unit(text: str, *, nouns: bool = True) -> Unit | None:
     `nouns`: whether words that are no unit count as one of their own (at most three words, none of them a sentence's).
     """
     text = re.sub(r"\\(?:text|mathrm)\s*\{([^{}]*)\}", r" \1 ", text).strip().strip(".").replace("^\\circ", "degree")
-    text = re.sub(r"\s*\\cdot\s*|·|\*", " ", text)
+    text = re.sub(r"\s*\\cdot\s*|·|\*", " ", re.sub(r"\b(sq|cu)\.\s*", r"\1 ", text))
     text = re.sub(r"\s*\^\s*", "^", text)
     if text.lower() in _UNPREFIXED:
         return Unit(Fraction(1), ())
@@ -188,7 +189,11 @@ _TRAILING_TEXT = re.compile(r"^(?P<value>.*?[\d})a-zA-Z%|!])\s*(?P<unit>\\text\s
 _TRAILING_WORDS = re.compile(
     r"^(?P<value>.*?[\d})])(?P<space>\s*)(?P<unit>[a-zA-ZΩµμ][a-zA-ZΩµμ0-9^{}/·. -]*)$", re.DOTALL
 )
-_TRAILING_DEGREE = re.compile(r"^(?P<value>.*?)\s*\^\s*\\circ\s*(?P<scale>[CFK]?)$", re.DOTALL)
+_TRAILING_DEGREE = re.compile(
+    r"^(?P<value>.*?)\s*\^\s*\\circ\s*(?:\\text\s*\{\s*)?(?P<scale>[CFK]?)\s*\}?$", re.DOTALL
+)
+_FRACTION_OF_UNITS = re.compile(r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}(\^\d)?\s*\}$")
+_MONEY = re.compile(r"([-+]?)\s*\\(dollar|pounds|euro)\s*([^\\].*)|([^\\].*?)\\(dollar|pounds|euro)", re.DOTALL)
 _PLAIN_VALUE = re.compile(
     r"[-+]?[\d.,/ ]+(?:\\(?:times|cdot) ?10\^\{?-?\d+\}?|[eE][-+]?\d+)?|.*\\(?:frac|sqrt|pi).*", re.DOTALL
 )
@@ -201,6 +206,11 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     """
     if text.endswith("%"):
         return text[:-1].strip(), PERCENT
+    money = _MONEY.fullmatch(text)
+    if money:
+        sign, before, amount, other, after = money.groups()
+        return (sign or "") + (amount or other).strip(), Unit(Fraction(1), ((_CURRENCIES[before or after], 1),))
+    text = _FRACTION_OF_UNITS.sub(r"\\text{\1/\2\3}", text)
     degree = _TRAILING_DEGREE.match(text)
     if degree and not re.search(r"\\(?:sin|cos|tan|cis|cot|sec|csc)", degree.group("value")):
         scale = degree.group("scale")
@@ -214,6 +224,6 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     if plain and _PLAIN_VALUE.fullmatch(plain.group("value")):
         name, spaced = plain.group("unit"), bool(plain.group("space"))
         unit = parse_unit(name, nouns=spaced and len(name) > 2)
-        if unit is not None and (spaced or len(name) > 1):
+        if unit is not None and (spaced or re.match(r"[^\W\d_]{2}", name)):
             return plain.group("value"), unit
     return text, None

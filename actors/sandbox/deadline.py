@@ -2,7 +2,7 @@
 
 A wall clock also counts what a hypervisor steals and what a run waits for a CPU; on a machine that is busy for a while
 right programs would run out of time, and a fault of the machine would be a wrong answer. A run that sleeps or computes
-gets exactly its limit.
+gets exactly its limit, and so does one of several processes or threads: a fork bomb waits for the CPUs that it crowds.
 """
 
 from __future__ import annotations
@@ -25,17 +25,27 @@ def stolen_s(stat: str = "/proc/stat") -> float:
 
 
 def waited_s(exit_fd: int, proc: Path = Path("/proc")) -> float:
-    """Seconds that the process of a pidfd and the child that waited most were ready to run without a CPU.
+    """Seconds that the process of a pidfd and its child were ready to run without a CPU; 0 where there are more of them.
 
     From schedstat's run delay. The jail's first process sets the run up and then only waits for its child.
     """
     try:
         info = (proc / "self/fdinfo" / str(exit_fd)).read_text()
         pid = next(line.split()[1] for line in info.splitlines() if line.startswith("Pid:"))
-        children = (proc / pid / "task" / pid / "children").read_text().split()
-        return _delay_s(proc / pid) + max((_delay_s(proc / child) for child in children), default=0.0)
+        children = _children(proc / pid, pid)
+        if any(_children(proc / child, child) or _threads(proc / child) > 1 for child in children) or len(children) > 1:
+            return 0.0
+        return _delay_s(proc / pid) + sum(_delay_s(proc / child) for child in children)
     except (OSError, ValueError, IndexError):  # it ended meanwhile, or the kernel does not tell
         return 0.0
+
+
+def _children(process: Path, pid: str) -> list[str]:
+    return (process / "task" / pid / "children").read_text().split()
+
+
+def _threads(process: Path) -> int:
+    return len(list((process / "task").iterdir()))
 
 
 def _delay_s(process: Path) -> float:

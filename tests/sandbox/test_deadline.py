@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -80,10 +81,38 @@ def test_what_ended_while_the_host_had_to_wait_counts():
 
 def test_the_machine_is_read():
     assert stolen_s() >= 0.0
-    exit_fd = os.pidfd_open(os.getpid())
+    process = subprocess.Popen(["sleep", "60"])
+    exit_fd = os.pidfd_open(process.pid)
     assert waited_s(exit_fd) > 0.0
-    os.close(exit_fd)
+    process.kill()
+    process.wait()
     assert waited_s(exit_fd) == 0.0
+    os.close(exit_fd)
+
+
+def proc_of(folder: Path, children: dict[int, list[int]], threads: dict[int, int]) -> Path:
+    """What Linux would show of processes that have each waited for a second; 1 is the one of the pidfd 9."""
+    (folder / "self/fdinfo").mkdir(parents=True)
+    (folder / "self/fdinfo/9").write_text("pos:\t0\nPid:\t1\n")
+    for pid, its in children.items():
+        for thread in range(threads.get(pid, 1)):
+            (folder / str(pid) / "task" / str(pid + 100 * thread)).mkdir(parents=True)
+        (folder / f"{pid}/task/{pid}/children").write_text(" ".join(map(str, its)))
+        (folder / f"{pid}/schedstat").write_text("5 1000000000 7")
+    return folder
+
+
+def test_a_run_of_one_process_gets_back_its_wait(tmp_path: Path):
+    assert waited_s(9, proc_of(tmp_path, {1: [2], 2: []}, {})) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("children", "threads"),
+    [({1: [2], 2: [3], 3: []}, {}), ({1: [2, 3], 2: [], 3: []}, {}), ({1: [2], 2: []}, {2: 9})],
+    ids=["child", "orphan", "thread"],
+)
+def test_a_run_that_crowds_the_machine_itself_gets_nothing_back(tmp_path: Path, children, threads):
+    assert waited_s(9, proc_of(tmp_path, children, threads)) == 0.0
 
 
 def test_only_cpus_of_their_own_are_read(tmp_path):
