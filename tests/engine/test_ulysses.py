@@ -89,9 +89,9 @@ def test_two_ranks_that_share_each_sequence_equal_one():
     pair = [ray.remote(UlyssesLearner).options(**options).remote(
         f"ulysses-{r}", r, 2, EngineSettings(STARTER, ulysses=2, shard=True, **common), 1) for r in range(2)]
     one = [ray.remote(Learner).options(**options).remote("packed", 0, 1, EngineSettings(STARTER, **common), 1)]
-    starts = [a.start.remote(*ray.get(actors[0].rendezvous.remote())) for actors in (pair, one) for a in actors]
+    meeting = {id(actors): ray.get(actors[0].rendezvous.remote()) for actors in (pair, one)}
     try:
-        ray.get(starts, timeout=300)
+        ray.get([a.start.remote(*meeting[id(actors)]) for actors in (pair, one) for a in actors], timeout=120)
         batch = token_batch(rows(), 120)  # of one data-parallel rank: both ranks of the pair take all of it
         counts = {"tokens": batch.mask_tokens, "sequences": 10.0}
 
