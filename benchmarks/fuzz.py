@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,7 +24,7 @@ BUDGET_S = 2.0
 MAX_LENGTH = 4096  # bytes of an input
 RESULT = "coverage result: "
 SEEDS = [
-    r"\boxed{\frac{1}{2}}", r"<think>a</think>\boxed{x \in [0, \infty)}", r"<answer>\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+    r"\boxed{\frac{1}{2}}", r"<think>a</think>\boxed{x \in [0, \infty)}", r"<answer>\begin{pmatrix}1\\4\end{pmatrix}",
     r"\{x \mid x > 2\}", r"\sum_{n=1}^{\infty}\frac{1}{n^2}", r"\int_0^1 x^2\,dx", "1,234.5 cm^2", r"x=1 \text{ or } 2",
     "```python\nprint(1)\n```", r"\lim_{x\to0}\frac{\sin x}{x}", "½ + √2 ≤ π", r"2\pm\sqrt[3]{5}", "A3_{16}", "-3<x<5",
 ]  # fmt: skip
@@ -41,10 +42,8 @@ def parts(data: bytes) -> None:
             read(text)
         except extract.NoAnswer:
             continue
-    try:
+    with suppress(ParseError, TooCostly, Undefined, latex_text.Unreadable):  # what it says of what it cannot read
         values.read(latex_text.clean(text))
-    except (ParseError, TooCostly, Undefined, latex_text.Unreadable):
-        pass  # these are what it says of a text that it cannot read
     half = len(text) // 2
     math.compare(text[:half] or "2", text[half:])
 
