@@ -335,7 +335,7 @@ def test_a_file_is_scored_by_the_profile(tmp_path: Path) -> None:
         ('{"gold": null, "answer": "1"}\n', "row 0: no gold"),
         ('{"gold": "1"}\n', "row 0: no answer"),
         ('{"data_source": "math", "response": "1", "reward_model": "rule"}\n', "no column 'ground_truth'"),
-        ('{"data_source": "math", "response": "1", "ground_truth": "1", "extra_info": "{"}\n', "extra_info is no object"),
+        ('{"data_source": "math", "response": "", "ground_truth": "1", "extra_info": "{"}\n', "extra_info is no"),
     ],
     ids=range(8),
 )
