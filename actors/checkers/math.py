@@ -34,14 +34,17 @@ _DENIAL = re.compile(
 _TAKEN_BACK = re.compile(
     r"[\s$).,;:!?*]*(?:(?:no|but|this|that|it|which|and)\b[\s,]*){0,3}(?:is|was|would be|isn't|wasn't|'s)\s+"
     r"(?:(?:definitely|clearly|certainly|just|simply|the|a|an|of course|actually)\s+)*"
-    r"(?:wrong|incorrect|false|mistaken|invalid|not)\b|[\s$).,;:!?*]*(?:just kidding|no, wait|wait, no)\b",
+    r"(?:(?:wrong|incorrect|false|mistaken|invalid)\b|not\s+(?:the|my|our|correct|right|true|valid|it|what)\b)"
+    r"|[\s$).,;:!?*]*(?:just kidding|no, wait|wait, no)\b",
     re.I,
 )
 _STATED = re.compile(r"[\s*]*(?:final\s+)?answer[\s*]*:[\s*]*(\S.*?)[\s*.]*", re.I)  # the last line of DAPO's prompts
 _BETWEEN_OR = re.compile(
-    r"[\s$.,;/()]*(?:\b(?:or|alternatively|or (?:maybe|possibly|perhaps|else|even))\b)?[\s$.,;()]*", re.I
+    r"[\s$.,;/()]*(?:\\text\s*\{\s*or\s*\}|\b(?:or|alternatively|or (?:maybe|possibly|perhaps|else|even))\b)?"
+    r"[\s$.,;()]*",
+    re.I,
 )
-_BETWEEN_AND = re.compile(r"[\s$]*(?:,|,?\s*\band\b)[\s$]*", re.I)
+_BETWEEN_AND = re.compile(r"[\s$]*(?:,|,?\s*(?:\band\b|\\text\s*\{\s*and\s*\}))[\s$]*", re.I)
 
 
 def check(problem: Problem, text: str, tools: Tools) -> Verdict:
