@@ -30,13 +30,22 @@ def run(cfg: Any) -> int:
         raise UserError("mode=verify needs two files: verify.input=FILE verify.output=FILE")
     if not source.is_file():
         raise UserError(f"verify.input={source}: no such file")
+    if target.suffix == ".parquet" or target.is_dir():
+        raise UserError(f"verify.output={target}: verdicts are written as JSONL, name a file like {target.stem}.jsonl")
     if source.resolve() == target.resolve():
         raise UserError("verify.output is the input file: give it another name")
     workers = cfg.verify.workers or os.cpu_count() or 1
-    done = _repair(target)
+    try:
+        done = _repair(target)
+    except OSError as failure:
+        raise UserError(f"verify.output={target} cannot be written: {failure.strerror or failure}") from failure
     v, spawn = cfg.verifier, spawner(cfg.sandbox.allow_weaker, **cfg.verifier.options)
     pool = VerifierPool(workers, v.timeout_s, v.retries, spawn=spawn)
-    counts = asyncio.run(_verify(source, target, done, pool))
+    try:
+        counts = asyncio.run(_verify(source, target, done, pool))
+    except KeyboardInterrupt:
+        print(f"interrupted: what is verified lies in {target}, and the same command goes on from there")
+        return 130
     total = sum(counts.values())
     parts = ", ".join(f"{counts[status]} {status}" for status in ("correct", "incorrect", "error"))
     print(f"{total} rows verified ({parts}), {len(done)} were there already: {target}")
@@ -55,24 +64,41 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         for batch in file.iter_batches(batch_size=256):
             yield from batch.to_pylist()
         return
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as failure:
-                raise UserError(f"{path}, line {number + 1} is not JSON: {failure}") from failure
+            except ValueError as failure:  # also where it is no UTF-8
+                raise UserError(f"{path}, line {number + 1} is not JSON in UTF-8: {failure}") from failure
             if not isinstance(row, dict):
                 raise UserError(f"{path}, line {number + 1} is no JSON object")
             yield row
 
 
+def count_rows(path: Path) -> int | None:
+    """How many rows a file has, without reading what they hold; None if it cannot be told before."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        try:
+            return pyarrow.parquet.ParquetFile(path).metadata.num_rows
+        except pyarrow.ArrowInvalid:  # read_rows says so to the user
+            return None
+    with path.open("rb") as file:
+        return sum(not line.isspace() for line in file)
+
+
 def problem_of(row: Mapping[str, Any], number: int, path: Path) -> tuple[Problem, str]:
     """(problem, text of the answer) of a row. Raises UserError naming the file, the row and the missing column."""
-    if "gold" in row and "answer" in row:
+    if row.get("gold") is not None and row.get("answer") is not None:
         return _problem(number, "math", row["gold"], {}), as_response(str(row["answer"]), str(row.get("kind", "")))
-    truth = row.get("ground_truth", (row.get("reward_model") or {}).get("ground_truth"))
+    if "gold" in row or "data_source" not in row and "answer" in row:
+        empty = "answer" if row.get("gold") is not None else "gold"
+        raise UserError(f"{path}, row {number}: no {empty} (a pair needs gold and answer, neither of them null)")
+    reward = row.get("reward_model")
+    truth = row.get("ground_truth", reward.get("ground_truth") if isinstance(reward, Mapping) else None)
     for column, value in (
         ("data_source", row.get("data_source")),
         ("response", row.get("response")),
@@ -84,8 +110,12 @@ def problem_of(row: Mapping[str, Any], number: int, path: Path) -> tuple[Problem
                 "or gold and answer)"
             )
     extra = row.get("extra_info") or {}
-    if isinstance(extra, str):
-        extra = json.loads(extra)
+    try:
+        extra = json.loads(extra) if isinstance(extra, str) else extra
+    except ValueError:
+        extra = None
+    if not isinstance(extra, Mapping):
+        raise UserError(f"{path}, row {number}: extra_info is no object, nor the JSON of one: leave it out, or mend it")
     return _problem(number, str(row["data_source"]), truth, extra), str(row["response"])
 
 
@@ -130,7 +160,8 @@ async def _verify(source: Path, target: Path, done: set[int], pool: VerifierPool
     rows = ((number, row) for number, row in enumerate(read_rows(source)) if number not in done)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with target.open("a", encoding="utf-8") as out, Progress(*columns) as progress:
-        task = progress.add_task("verify", total=None)
+        total = count_rows(source)
+        task = progress.add_task("verify", total=None if total is None else max(0, total - len(done)))
 
         async def consume() -> None:
             # one shared iterator: each consumer takes the next row when it is free, so memory stays small

@@ -331,11 +331,17 @@ def test_a_file_is_scored_by_the_profile(tmp_path: Path) -> None:
         ('{"data_source": "math", "response": "7"}\n', "row 0: no column 'ground_truth'"),
         ("{broken\n", "line 1 is not JSON"),
         ("[1]\n", "line 1 is no JSON object"),
+        ('{"gold": "1", "answer": "\udcff"}\n', "line 1 is not JSON in UTF-8"),
+        ('{"gold": null, "answer": "1"}\n', "row 0: no gold"),
+        ('{"gold": "1"}\n', "row 0: no answer"),
+        ('{"data_source": "math", "response": "1", "reward_model": "rule"}\n', "no column 'ground_truth'"),
+        ('{"data_source": "math", "response": "", "ground_truth": "1", "extra_info": "{"}\n', "extra_info is no"),
     ],
+    ids=range(8),
 )
 def test_mistakes_in_the_file_are_named(tmp_path: Path, content: str, message: str) -> None:
     source = tmp_path / "in.jsonl"
-    source.write_text(content)
+    source.write_text(content, errors="surrogateescape")
     with pytest.raises(UserError, match=message):
         verify_files.run(config(source, tmp_path / "out.jsonl"))
 
@@ -347,6 +353,10 @@ def test_mistakes_in_the_configuration_are_named(tmp_path: Path) -> None:
     source.write_text("")
     with pytest.raises(UserError, match="is the input file"):
         verify_files.run(config(source, source))
+    with pytest.raises(UserError, match="written as JSONL"):
+        verify_files.run(config(source, tmp_path / "out.parquet"))
+    with pytest.raises(UserError, match="cannot be written"):
+        verify_files.run(config(source, source / "folder" / "out.jsonl"))
     target.write_text("something else\n")
     with pytest.raises(UserError, match="not the output of an earlier run"):
         verify_files.run(config(source, target))

@@ -7,8 +7,8 @@ from typing import Any
 
 from actors.checkers import evaluate
 from actors.checkers.expression import Node
-from actors.checkers.regions import Interval, Region, merged
-from actors.checkers.units import DEGREE, PERCENT
+from actors.checkers.regions import INFINITY, MINUS_INFINITY, Interval, Region, merged
+from actors.checkers.units import DEGREE, PERCENT, RADIAN
 from actors.checkers.values import (
     MAX_ITEMS,
     Assignments,
@@ -27,6 +27,8 @@ def equal(truth: Any, answer: Any) -> bool:
     """Whether two values are the same under the policy of `math.py`. Raises TooCostly, Undefined, ParseError."""
     if isinstance(truth, Assignments) or isinstance(answer, Assignments):
         return _same_assignments(truth, answer)
+    if isinstance(truth, Region) and isinstance(answer, Collection) and (listed := _listed_intervals(answer)):
+        answer = listed
     if isinstance(truth, Collection) or isinstance(answer, Collection):
         return _same_collection(flat(truth), flat(answer))
     if isinstance(truth, Region) or isinstance(answer, Region):
@@ -57,6 +59,15 @@ def _as_words(value: Any) -> str | None:
     return None
 
 
+def _listed_intervals(answer: Collection) -> Region | None:
+    """`(-\\infty, 1), (2, \\infty)` for their union, where they cannot be points."""
+    if not all(isinstance(item, Tuple) and len(item.items) == 2 for item in answer.items):
+        return None
+    intervals = tuple(interval_of(item) for item in answer.items)
+    endless = any(bound in (INFINITY, MINUS_INFINITY) for i in intervals for bound in (i.low, i.high))
+    return Region(intervals) if endless or any(i.low_closed or i.high_closed for i in intervals) else None
+
+
 def _same_assignments(truth: Any, answer: Any) -> bool:
     """Named values by their names; `x=1, y=2` is also the point (1, 2)."""
     if isinstance(truth, Assignments) and isinstance(answer, Assignments) and set(truth.names) == set(answer.names):
@@ -80,6 +91,10 @@ def _same_collection(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:
 def _same_quantity(truth: Quantity, answer: Quantity) -> bool:
     left, right = truth.unit, answer.unit
     if left is not None and right is not None:
+        if not (left.dimensions and right.dimensions):  # "square units" are any
+            return evaluate.equal(truth.node, answer.node)
+        if {left, right} == {DEGREE, RADIAN}:
+            return _same_ratio(truth, answer)
         if not left.comparable(right):
             return False
         if left.factor != right.factor:

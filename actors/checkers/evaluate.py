@@ -93,7 +93,10 @@ def numeric(node: Node, values: Mapping[str, Any]) -> Any:
     if kind == "infinity":
         return mpmath.inf
     if kind == "call":
-        return _finite(_function(node[1]), numeric(node[2], values))
+        argument = numeric(node[2], values)
+        if values and node[1] in ("ln", "log") and mpmath.im(argument) == 0 and argument < 0:
+            raise Undefined("a logarithm of a negative variable")  # ln ab is ln a + ln b where these are real
+        return _finite(_function(node[1]), argument)
     if kind == "bound":
         return calculus.value(node, values)
     parts = [numeric(part, values) for part in node[1:]]
@@ -127,8 +130,10 @@ def _root(radicand: Any, degree: Any) -> Any:
 
     if degree == 2:
         return mpmath.sqrt(radicand)
-    if degree != int(mpmath.re(degree)) or not 1 < abs(degree) < 1000:
+    if mpmath.im(degree) != 0 or not 0 < degree < 1000:
         raise TooCostly("root of an unusual degree")
+    if degree != int(degree) and (mpmath.im(radicand) != 0 or radicand < 0):
+        raise Undefined("a broken root of what is not positive")
     if mpmath.im(radicand) == 0 and mpmath.re(radicand) < 0 and int(degree) % 2:
         return -((-radicand) ** (mpmath.mpf(1) / degree))
     return radicand ** (mpmath.mpf(1) / degree)
@@ -254,7 +259,7 @@ def _extra_digits(node: Node, exponent: bool = False) -> int:
 
 
 def points(names: frozenset[str], count: int = 5) -> list[dict[str, Any]]:
-    """Fixed pseudo-random assignments of real values in 0.3..1.9, the first positive, the later ones of either sign."""
+    """Fixed pseudo-random assignments of real values in 0.3..1.9: the first two positive, the others of either sign."""
     import mpmath
 
     assignments = []
@@ -263,7 +268,7 @@ def points(names: frozenset[str], count: int = 5) -> list[dict[str, Any]]:
         assignment = {}
         for name in sorted(names):
             size = mpmath.mpf(rng.getrandbits(160)) / 2**160 * mpmath.mpf("1.6") + mpmath.mpf("0.3")
-            assignment[name] = -size if index and rng.random() < 0.5 else size
+            assignment[name] = -size if index > 1 and rng.random() < 0.5 else size
         assignments.append(assignment)
     return assignments
 

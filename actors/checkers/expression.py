@@ -32,7 +32,7 @@ _ROUNDING = {r"\lfloor": ("floor", r"\rfloor"), r"\lceil": ("ceil", r"\rceil")}
 _BOUND = {r"\sum": "sum", r"\prod": "prod", r"\int": "int", r"\lim": "lim"}
 _CLOSERS = frozenset((r"\times", r"\cdot", r"\div", r"\circ", r"\rfloor", r"\rceil", r"\to", r"\rightarrow"))
 _BASE_WORDS = dict(zip("two three four five six seven eight nine ten".split(), map(str, range(2, 11)), strict=True))
-BASED = re.compile(r"\(?([0-9A-Z]{1,40})\)?_(?:\{([0-9]{1,2})\}|\{\\text\s*\{\s*([a-z]+)\s*\}\s*\}|([0-9]))")
+BASED = re.compile(r"\(?([0-9A-Z]{1,40})\)?_(?:\{\(?([0-9]{1,2})\)?\}|\{\\text\s*\{\s*([a-z]+)\s*\}\s*\}|([0-9]))")
 
 
 class ParseError(Exception):
@@ -207,7 +207,7 @@ class _Parser:
         self.take()
         above, below = self.group(), self.group()
         fraction = ("/", above, below)
-        proper = above[0] == below[0] == "num" and 0 < above[1] < below[1]
+        proper = above[0] == below[0] == "num" and 0 <= above[1] < below[1]
         return ("+", whole, fraction) if proper else ("*", whole, fraction)
 
     def in_base(self, digits: str) -> Node:

@@ -195,7 +195,8 @@ def _agree(left: str, right: str, tolerance: float | None) -> bool:
         nodes = _node(left), _node(right)
         if evaluate.equal(*nodes):
             return True
-        return tolerance is not None and isclose(evaluate.real(nodes[0]), evaluate.real(nodes[1]), rel_tol=tolerance)
+        # 0.3333 is off 1/3 by the tolerance itself, and was measured to be wrong
+        return tolerance is not None and isclose(*map(evaluate.real, nodes), rel_tol=tolerance * (1 - 1e-9))
     except (ParseError, TooCostly, evaluate.Undefined, latex_text.Unreadable):
         return False
 

@@ -77,7 +77,9 @@ _DROPPED_COMMANDS = re.compile(
     r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg|displaystyle|textstyle|limits|nolimits|"
     r"mathstrut|phantom|hfill|rm|bf|it|tiny|small|normalsize|large|Large|LARGE|huge|Huge)(?![a-zA-Z])"
 )
-_INVISIBLE = re.compile(r"\\(?:left|right)\s*\.")
+_INVISIBLE = re.compile(
+    r"\\(?:left|right)\s*\.|\\(?:begin|end)\s*\{(?:aligned|align|equation|gathered|gather|split|displaymath)\*?\}"
+)
 _FONT = re.compile(
     r"\\(?:mathbf|mathit|mathsf|mathcal|mathtt|boldsymbol|bm|pmb|ensuremath|boxed|fbox|underline)\s*(?={)"
 )
@@ -144,6 +146,8 @@ def clean(text: str) -> str:
     text = re.sub(r"(?<![<>])<=", r"\\le ", re.sub(r">=", r"\\ge ", text.replace("!=", r"\ne ")))
     text = text.replace(r"^{\circ}", r"^\circ")
     text = _FUNCTION_WORDS.sub(lambda m: "\\" + _SPELLED.get(m.group(1), m.group(1)) + " ", text)
+    if r"\int" in text:
+        text = _FRACTION_OF_D.sub(r"\\frac{1}{\2} d\1", text)
     text = _REPEATING.sub(_repeating, _endless(text.strip()))
     text = _braces(text)
     return _unwrapped(_tidy(text))
@@ -184,6 +188,8 @@ def _closes_at_end(text: str) -> bool:
 def _strip_wrappers(text: str) -> str:
     """Leave out the outer parentheses of `((7))`, in linear time and before the cap on the length."""
     text = text.strip()
+    if text.endswith("\\"):  # a space or a new line at the end
+        text = text.rstrip("\\ ")
     if text.endswith((".", ";", ",")) and not text.endswith(("..", r"\,", r"\;")):
         text = text[:-1].strip()
     if len(text) <= MAX_LENGTH and (marked := _MARKDOWN.fullmatch(text)):
@@ -248,6 +254,9 @@ def _repeating(match: re.Match[str]) -> str:
         raise Unreadable("repeating decimal longer than 50 digits")
     numerator = int(whole + fixed + cycle) - int(whole + fixed)
     return r"\frac{%d}{%d}" % (numerator, (10 ** len(cycle) - 1) * 10 ** len(fixed))
+
+
+_FRACTION_OF_D = re.compile(r"\\frac\s*\{\s*d\s*([a-z])\s*\}\s*\{([^{}]*)\}")
 
 
 def _braces(text: str) -> str:

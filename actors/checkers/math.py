@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 
 from actors.checkers import equality, evaluate, latex_text, values
 from actors.checkers.expression import ParseError, Refused, TooCostly
@@ -33,14 +34,17 @@ _DENIAL = re.compile(
 _TAKEN_BACK = re.compile(
     r"[\s$).,;:!?*]*(?:(?:no|but|this|that|it|which|and)\b[\s,]*){0,3}(?:is|was|would be|isn't|wasn't|'s)\s+"
     r"(?:(?:definitely|clearly|certainly|just|simply|the|a|an|of course|actually)\s+)*"
-    r"(?:wrong|incorrect|false|mistaken|invalid|not)\b|[\s$).,;:!?*]*(?:just kidding|no, wait|wait, no)\b",
+    r"(?:(?:wrong|incorrect|false|mistaken|invalid)\b|not\s+(?:the|my|our|correct|right|true|valid|it|what)\b)"
+    r"|[\s$).,;:!?*]*(?:just kidding|no, wait|wait, no)\b",
     re.I,
 )
 _STATED = re.compile(r"[\s*]*(?:final\s+)?answer[\s*]*:[\s*]*(\S.*?)[\s*.]*", re.I)  # the last line of DAPO's prompts
 _BETWEEN_OR = re.compile(
-    r"[\s$.,;/()]*(?:\b(?:or|alternatively|or (?:maybe|possibly|perhaps|else|even))\b)?[\s$.,;()]*", re.I
+    r"[\s$.,;/()]*(?:\\text\s*\{\s*or\s*\}|\b(?:or|alternatively|or (?:maybe|possibly|perhaps|else|even))\b)?"
+    r"[\s$.,;()]*",
+    re.I,
 )
-_BETWEEN_AND = re.compile(r"[\s$]*(?:,|,?\s*\band\b)[\s$]*", re.I)
+_BETWEEN_AND = re.compile(r"[\s$]*(?:,|,?\s*(?:\band\b|\\text\s*\{\s*and\s*\}))[\s$]*", re.I)
 
 
 def check(problem: Problem, text: str, tools: Tools) -> Verdict:
@@ -121,8 +125,7 @@ def compare(truth: str, answer: str) -> tuple[bool, str]:
     except ParseError as unread:
         reason = str(unread)
     if affordable(left) and affordable(right):
-        import math_verify  # noqa: F401 (seconds, once a process: not of the answer's budget)
-
+        _load_math_verify()
         try:
             return _within(MATH_VERIFY_S, lambda: _math_verify(left, right)), "compared by math-verify"
         except _OverBudget:
@@ -144,10 +147,11 @@ _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _PLAIN = re.compile(r"[0-9a-zA-Z\\{}()\[\]^_+\-*/|,.& ]*")
 _BIG = re.compile(r"\d{30}|\^\s*\{?\s*-?\d{3}|\^[^,]{0,20}\^[^,]{0,20}\^|!|[^\\]\\\\[^\\]*$")
 _READABLE = frozenset(
-    "frac sqrt left right pi infty sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp int cdot "
+    "frac sqrt left right pi infty sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp cdot "
     "times alpha beta gamma delta epsilon theta lambda mu nu rho sigma tau phi omega begin end binom".split()
 )
 _NAME = re.compile(r"\\([a-zA-Z]+)")
+_MALFORMED = re.compile(r"\.\.|\d \d|^[\^_]|[-+*/^_\\]$|^[^\\]*&")
 _WORD = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{3,}")
 
 
@@ -167,10 +171,10 @@ def affordable(text: str) -> bool:
         and text.count("|") in (0, 2, 4)
         and len(names) <= 12
         and set(names) <= _READABLE
-        and names.count("int") <= 1
         and _PLAIN.fullmatch(text) is not None
         and not _BIG.search(text)
-        and ".." not in text
+        and not _MALFORMED.search(text)
+        and re.search(r"[0-9a-zA-Z]", text) is not None
         and not _WORD.search(text)
     )
 
@@ -192,6 +196,12 @@ def _within(seconds: float, work: Callable[[], bool]) -> bool:
         return work()
     finally:
         sys.setprofile(before)
+
+
+@cache
+def _load_math_verify() -> None:
+    """Its imports, some of them at its first use, take seconds, once a process: not of an answer's budget."""
+    _math_verify("x", "1")
 
 
 def _math_verify(truth: str, answer: str) -> bool:

@@ -122,6 +122,7 @@ class Unit:
 
 PERCENT = Unit(Fraction(1), (("percent", 1),))
 DEGREE = Unit(Fraction(1), (("degree", 1),))
+RADIAN = Unit(Fraction(1), (("rad", 1),))
 
 
 def _lookup(word: str) -> tuple[Fraction, dict[str, int]] | None:

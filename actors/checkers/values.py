@@ -90,7 +90,7 @@ _LABEL = re.compile(
 )
 _NAMED = re.compile(r"\s*([a-zA-Z]|\\[a-z]+)\s*=[^=<>]*")
 _RELATION = re.compile(r"\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\ne(?![a-zA-Z])|[=<>]")
-_MEMBER = re.compile(r"^(?:[a-zA-Z]|\\[a-z]+)\s*\\in(?![a-zA-Z])\s*")
+_MEMBER = re.compile(r"^(?:[a-zA-Z](?:\([a-zA-Z]\))?|\\[a-z]+)\s*\\in(?![a-zA-Z])\s*")
 _AND_OR = re.compile(r"\\text\s*\{\s*,?\s*(and|or)\s*\}|(?<![a-zA-Z\\])(and|or)(?![a-zA-Z])|\\(?:lor|land)(?![a-zA-Z])")
 _OR = re.compile(r"(?<![a-zA-Z\\])or(?![a-zA-Z])|\\lor(?![a-zA-Z])")
 _AND = re.compile(r"(?<![a-zA-Z\\])and(?![a-zA-Z])|\\land(?![a-zA-Z])")

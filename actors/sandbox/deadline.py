@@ -25,7 +25,7 @@ def stolen_s(stat: str = "/proc/stat") -> float:
 
 
 def waited_s(exit_fd: int, proc: Path = Path("/proc")) -> float:
-    """Seconds that the process of a pidfd and its child were ready to run without a CPU; 0 where there are more of them.
+    """Seconds that the process of a pidfd and its child were ready to run without a CPU; 0 if there are more of them.
 
     From schedstat's run delay. The jail's first process sets the run up and then only waits for its child.
     """

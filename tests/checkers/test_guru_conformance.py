@@ -57,7 +57,7 @@ VECTORS = [
     ("math__deepscaler_preview", "0.5", box("50"), 0, 1),
     ("math__deepscaler_preview", "42", "</think>42", 1, 1),
     ("math__deepscaler_preview", "42", "</think>The answer is 42.", 0, 0),
-    ("math__deepscaler_preview", r"\frac{1}{3}", box("0.3333"), 0, 1),  # stage
+    ("math__deepscaler_preview", r"\frac{1}{3}", box("0.3333"), 0, 0),
     ("math__deepscaler_preview", "5", box(r"5\text{ cm}"), 1, 1),
     ("math__deepscaler_preview", "5", box("x=5"), 1, 1),
     ("logic__zebra_puzzle_dataset", ZEBRA, table(["1", "Ann"], ["2", "Ann"]), 0.75, 0.75),
