@@ -90,7 +90,8 @@ def decide(
     decided = not remaining or (
         _could_not_be_outranked(tier, finished) and p_stays_ahead(len(first), second, remaining) >= stop_at
     )
-    why = _why(tier, first, voters, finished, tied, points or {})
+    stopped = any(candidate.state == "cancelled" for candidate in candidates)
+    why = _why(tier, first, voters, finished, tied, points or {}, stopped)
     return Decision(_best(first).index, decided, tied, len(first), len(voters), why)
 
 
@@ -153,10 +154,11 @@ def _why(
     finished: Sequence[Candidate],
     tied: Sequence[int],
     points: Mapping[int, float],
+    stopped: bool,
 ) -> str:
     """The reason for people, in one line."""
     if len(finished) == 1:
-        reason = "the only candidate that finished"
+        reason = "by far the surest, the others were stopped" if stopped else "the only candidate that finished"
     elif len(voters) == 1:
         only = {4: "passed the question's examples", 3: "states an answer"}
         reason = f"the only one that {only.get(tier, 'is left')}"

@@ -270,6 +270,7 @@ class ServeConfig:
     requests_per_minute: float = key(120.0, "requests of one API key in a minute (0: no limit)")
     concurrent: int = key(16, "requests of one API key at a time")
     capacity: int = key(64, "candidates of all requests at a time; others wait, and more are refused with 429")
+    prune: bool = key(True, "stop candidates that are far less sure than a sibling (engines with logprobs)")
 
 
 @dataclass

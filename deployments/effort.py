@@ -32,8 +32,8 @@ class ScaffoldSettings:
     """One question's settings. `n` and `plan` None: as `effort` says (a plan where it pays, one greedy candidate).
 
     `deadline_s` bounds the whole run, `max_tokens` each candidate; candidate i samples with `seed` + i. The rest goes
-    to the solver as it is. `live` False: nobody reads along, `CandidateDelta`s may be few. Raises ValueError for what
-    cannot be.
+    to the solver as it is. `live` False: nobody reads along, `CandidateDelta`s may be few. `prune`: see pruning.py.
+    Raises ValueError for what cannot be.
     """
 
     effort: Effort = "medium"
@@ -48,6 +48,7 @@ class ScaffoldSettings:
     top_logprobs: int | None = None
     response_format: Mapping[str, Any] | None = None
     live: bool = True
+    prune: bool = True
 
     def __post_init__(self) -> None:
         if self.effort not in EFFORTS:

@@ -56,7 +56,7 @@ class CandidateFailed:
 
 @dataclass(frozen=True)
 class CandidateRestarted:
-    """A candidate begins anew: the engine that wrote it went away. What it wrote counts no more, its tokens do."""
+    """A candidate begins anew, as the engine that wrote it went away. What it wrote counts no more, its tokens do."""
 
     index: int
     reason: str

@@ -176,7 +176,7 @@ def gateway_settings(cfg: Config, context: int | None) -> Any:
     )
     longest = context or ReplySettings.max_tokens
     default = s.max_tokens or (context // 2 if context else REMOTE_TOKENS)
-    replies = ReplySettings(min(default, longest), longest, timeout_s=s.deadline_s)
+    replies = ReplySettings(min(default, longest), longest, timeout_s=s.deadline_s, prune=s.prune)
     return GatewaySettings(keys=load_keys(os.environ), limits=limits, replies=replies)
 
 

@@ -42,6 +42,7 @@ class ReplySettings:
     max_messages: int = 256
     default_effort: Effort = "medium"
     timeout_s: float = 300.0
+    prune: bool = True
 
 
 class Encoder(Protocol):
@@ -126,6 +127,7 @@ def scaffold_settings(body: ChatCompletionRequest, limits: ReplySettings) -> Sca
         top_logprobs=body.top_logprobs or 0 if body.logprobs else None,
         response_format=_format(body),
         live=bool(body.stream),
+        prune=limits.prune,
     )
 
 

@@ -29,11 +29,13 @@ from deployments import events
 from deployments.effort import EFFORTS, ScaffoldSettings
 from deployments.events import Event, Selected, split_reasoning
 from deployments.judging import Judge
+from deployments.pruning import Sureness, has_examples, hopeless, kept, window_of
 
 __all__ = ["EFFORTS", "Comparer", "Event", "NoCandidate", "Scaffold", "ScaffoldSettings", "split_reasoning"]
 
 log = logging.getLogger(__name__)
 
+UNNEEDED = "the vote was decided without it"
 RESTARTS = 3  # of one candidate whose engine goes away in the middle
 PLAN_SHARE = 0.25  # of the deadline: a slow planner leaves the rest to the solvers
 
@@ -95,13 +97,14 @@ class Scaffold:
 class _Track:
     """One candidate on its way."""
 
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __init__(self, index: int, window: int) -> None:
+        self.index, self.window = index, window
         self.state: State = "running"
         self.reply = PartialReply()
         self.failure: Exception | None = None
         self.reason = ""
         self.restarts = 0
+        self.sureness = Sureness(window)
 
 
 class _Run:
@@ -112,7 +115,10 @@ class _Run:
         self.history, self.question, self.rest = _split(messages)
         # not bounded: a slow reader must not slow the engines, and max_tokens bounds what can pile up
         self.events: asyncio.Queue[Event | None] = asyncio.Queue()
-        self.tracks = [_Track(index) for index in range(settings.candidates)]
+        self.tracks = [_Track(index, window_of(settings.max_tokens)) for index in range(settings.candidates)]
+        self.tasks: list[asyncio.Task[None]] = []
+        self.pruned: list[_Track] = []
+        self.pruning = settings.prune and scaffold.logprobs and len(self.tracks) > 1
         self.changed = asyncio.Event()
         self.plan = Plan("")
         self.compared: dict[int, int] = {}  # candidate to its place in the comparison
@@ -167,7 +173,9 @@ class _Run:
 
     async def solve(self) -> None:
         """Run all candidates until the vote is decided; then, or when cancelled, end those that still run."""
-        tasks = [asyncio.create_task(self.candidate(track)) for track in self.tracks]
+        # where examples decide, a candidate that is less sure may still be the one that passes them
+        self.pruning = self.pruning and not has_examples(self.question)
+        tasks = self.tasks = [asyncio.create_task(self.candidate(track)) for track in self.tracks]
         try:
             while not self.decision().decided:
                 await self.changed.wait()
@@ -181,7 +189,7 @@ class _Run:
                 if track.state == "running":
                     late = self.scope.expired()
                     cause = TimeoutError(f"no answer within {self.settings.deadline_s:g} s") if late else None
-                    self.drop(track, "late" if late else "cancelled", cause)
+                    self.drop(track, "late" if late else "cancelled", cause, UNNEEDED)
 
     async def candidate(self, track: _Track) -> None:
         """Stream one candidate. What the engine raises ends this candidate only."""
@@ -190,8 +198,10 @@ class _Run:
             while not await self.attempt(track):
                 pass
         except Exception as failure:  # of the engine or its transport
-            self.drop(track, "late" if isinstance(failure, TimeoutError) else "failed", failure)
-        else:
+            if track.state == "running":
+                self.drop(track, "late" if isinstance(failure, TimeoutError) else "failed", failure)
+                self.revive()
+        if track.state == "running":
             track.state, reply = "finished", track.reply
             answer, seconds = split_reasoning(reply.text)[1], self.loop.time() - started
             done = events.CandidateDone(
@@ -208,15 +218,42 @@ class _Run:
                 reply.add(chunk)
                 if chunk.text:
                     self.events.put_nowait(events.CandidateDelta(track.index, chunk.text, chunk.tokens))
+                if self.pruning:
+                    track.sureness.add(token.logprob for token in chunk.logprobs)
+                    self.prune()
             reply.check_ended(self.parts.solver_engine)
             return True
         except EngineGone as failure:
             if track.restarts >= RESTARTS or self.remaining_s() <= 0:
                 raise
-            self.overhead += reply.usage
-            track.restarts, track.reply = track.restarts + 1, PartialReply()
-            self.events.put_nowait(events.CandidateRestarted(track.index, str(failure)[:300], reply.tokens))
+            track.restarts += 1
+            self.anew(track, str(failure)[:300])
             return False
+
+    def prune(self) -> None:
+        """Stop candidates that are far less sure than another; one whose end has come is none of them."""
+        lowest = {t.index: t.sureness.lowest for t in self.tracks if t.state in ("running", "finished")}
+        running = [t.index for t in self.tracks if t.state == "running" and not t.reply.finish_reason]
+        for index in hopeless(lowest, running, kept(len(self.tracks))):
+            self.drop(self.tracks[index], "cancelled", None, "far less sure than another candidate")
+            self.pruned.append(self.tracks[index])
+            self.tasks[index].cancel()
+            self.changed.set()
+
+    def revive(self) -> None:
+        """Ask anew the surest of those that were stopped, where the ones that they were stopped for have failed."""
+        if self.pruned and not any(t.state in ("running", "finished") for t in self.tracks):
+            track = max(self.pruned, key=lambda t: t.sureness.lowest)
+            self.pruned.remove(track)
+            track.state, track.reason = "running", ""
+            self.anew(track, "the candidates that it was stopped for have failed")
+            self.tasks[track.index] = asyncio.create_task(self.candidate(track))
+
+    def anew(self, track: _Track, reason: str) -> None:
+        """Forget what a candidate wrote, but for its tokens."""
+        tokens, self.overhead = track.reply.tokens, self.overhead + track.reply.usage
+        track.reply, track.sureness = PartialReply(), Sureness(track.window)
+        self.events.put_nowait(events.CandidateRestarted(track.index, reason, tokens))
 
     def request(self, index: int) -> ChatRequest:
         """Candidate `index`'s request: the conversation with the plan in its last question."""
@@ -233,14 +270,13 @@ class _Run:
             top_logprobs=0 if s.top_logprobs is None and wants_logprobs else s.top_logprobs,
             response_format=s.response_format,
             timeout_s=max(self.remaining_s(), 1e-3),
-            live=s.live,
+            live=s.live or self.pruning,
         )
 
-    def drop(self, track: _Track, state: State, failure: Exception | None) -> None:
-        """A candidate that will not come to its end."""
+    def drop(self, track: _Track, state: State, failure: Exception | None, reason: str = "") -> None:
+        """A candidate that will not come to its end, for this reason or because of a failure."""
         track.state, track.failure = state, failure
-        named = f"{type(failure).__name__}: {failure}" if failure else "the vote was decided without it"
-        track.reason = named[:300]
+        track.reason = f"{type(failure).__name__}: {failure}"[:300] if failure else reason
         self.events.put_nowait(events.CandidateFailed(track.index, state, track.reason, track.reply.tokens))
 
     # --- compare, judge, select -----------------------------------------------------------------------------------

@@ -214,7 +214,7 @@ def progress_line(event: Event, live: bool) -> str:
         case CandidateFailed(state="failed" | "late"):
             return f"Candidate {event.index + 1} {event.state}: {event.reason}."
         case CandidateRestarted():
-            return f"Candidate {event.index + 1} begins anew: the engine went away."
+            return f"Candidate {event.index + 1} begins anew: {event.reason}."
         case Clustered() if not live:
             answers = [answer for answer in event.answers if answer is not None]
             return f"Answers so far: {', '.join(answers)}." if answers and all(len(a) < 80 for a in answers) else ""

@@ -5,6 +5,7 @@ import { el, show } from "./dom.js";
 import { markdown, inline } from "./markdown.js";
 
 const TICK_MS = 200;
+const UNNEEDED = "the vote was decided without it"; // the card says so in its own words
 const FEW = 3; // candidates that stay in view above the answer
 const NARROW = "(max-width: 640px)";
 
@@ -90,7 +91,7 @@ export class Turn {
 
   settled({ index, state, reason, tokens }) {
     const { candidates } = this;
-    candidates.settle(index, state, { reason: state === "cancelled" ? "" : reason, tokens });
+    candidates.settle(index, state, { reason: reason === UNNEEDED ? "" : reason, tokens });
     this.say(`${candidates.settled} of ${candidates.wanted} candidates are done`, false);
     if (state === "failed") this.announce(`Candidate ${index + 1} failed`);
   }

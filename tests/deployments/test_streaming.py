@@ -52,7 +52,7 @@ def test_a_candidate_that_begins_anew_is_told_and_what_it_had_said_is_forgotten(
     events = [CandidateDelta(0, "<think>half", 3), CandidateRestarted(0, "gone", 3), *ONE]
     chunks = chat(events, live=True)
     assert text(chunks) == "It is 42"
-    assert text(chunks, "reasoning_content").startswith("half\nCandidate 1 begins anew: the engine went away.\n\nSix")
+    assert text(chunks, "reasoning_content").startswith("half\nCandidate 1 begins anew: gone.\n\nSix")
     assert chat([CandidateRestarted(0, "gone", 3), *ONE], streamed=False, explain={})[1]["raythink"] == {
         "type": "restarted", "index": 0, "reason": "gone", "tokens": 3}  # fmt: skip
 
