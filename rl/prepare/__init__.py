@@ -123,8 +123,9 @@ def _splits(cfg: Config, steps: Any, names: list[str], final: Path) -> dict[str,
 
 def _origin(item: Input) -> str:
     """Where an input is from: a hub repository at its commit, a folder, a generator."""
-    path = item.state.partition(" ")[0]
-    return str(Path(path).parent) if path.startswith("/") else path
+    if item.state.startswith("/"):
+        return str(Path(item.state.rsplit(" ", 2)[0]).parent)  # before the size and the time
+    return item.state.partition(" ")[0]
 
 
 def _against(cfg: Config, inputs: list[Input]) -> list[Input]:
