@@ -8,6 +8,7 @@ from conf.schema import DOMAINS, HEAD_SIZE, Config, lookup
 
 # key -> smallest value allowed
 AT_LEAST: dict[str, float] = {
+    "prepare.ngram": 2, "prepare.min_pass": 0, "prepare.max_pass": 0, "prepare.limit": 0, "prepare.heldout": 0,
     "run.save_every": 0, "run.keep": 1, "ray.num_cpus": 0,
     "model.init.hidden_size": HEAD_SIZE, "model.init.layers": 1, "model.init.vocab_size": 1,
     "engine.count": 1, "engine.threads": 1, "engine.tensor_parallel": 1, "engine.max_model_len": 2,
@@ -20,13 +21,12 @@ AT_LEAST: dict[str, float] = {
     "rl.tis_cap": 0, "rl.overlong_buffer": 0, "rl.refill_rounds": 0, "rl.updates_per_step": 1, "rl.kl_coef": 0,
     "eval.problems": 1, "eval.samples": 1, "eval.every": 0, "eval.temperature": 0,
     "sft.steps": 0, "sft.batch_tokens": 1, "sft.val_every": 0, "sft.val_problems": 1,
-    "verify.workers": 0, "prepare.ngram": 2, "prepare.min_pass": 0, "prepare.max_pass": 0, "prepare.limit": 0,
-    "prepare.heldout": 0,
+    "verify.workers": 0,
 }
 AT_MOST: dict[str, float] = {
+    "prepare.min_pass": 1, "prepare.max_pass": 1,
     "engine.gpu_memory": 1, "sampling.top_p": 1, "eval.top_p": 1, "verifier.max_error_rate": 1,
     "learner.min_lr_ratio": 1, "rl.clip_low": 1, "ray.dashboard_port": 65535,
-    "prepare.min_pass": 1, "prepare.max_pass": 1,
 }
 ABOVE_ZERO = ("engine.kv_cache_gib", "engine.gpu_memory", "sampling.top_p", "eval.top_p", "verifier.timeout_s",
               "learner.lr", "ray.dashboard_port")
