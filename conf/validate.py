@@ -8,6 +8,7 @@ from conf.schema import DOMAINS, HEAD_SIZE, Config, lookup
 
 # key -> smallest value allowed
 AT_LEAST: dict[str, float] = {
+    "prepare.ngram": 2, "prepare.min_pass": 0, "prepare.max_pass": 0, "prepare.limit": 0, "prepare.heldout": 0,
     "run.save_every": 0, "run.keep": 1, "ray.num_cpus": 0,
     "model.init.hidden_size": HEAD_SIZE, "model.init.layers": 1, "model.init.vocab_size": 1,
     "ray.gpus": 0, "model.lora_rank": 0, "model.lora_alpha": 1, "learner.ulysses": 1,
@@ -25,16 +26,14 @@ AT_LEAST: dict[str, float] = {
     "eval.problems": 1, "eval.samples": 1, "eval.every": 0, "eval.temperature": 0,
     "eval.max_tokens": 0, "eval.wave": 1, "eval.concurrency": 1,
     "sft.steps": 0, "sft.batch_tokens": 1, "sft.val_every": 0, "sft.val_problems": 1,
-    "sft.epochs": 0, "sft.context": 0, "sft.warmup_ratio": 0,
-    "verify.workers": 0, "prepare.ngram": 2, "prepare.min_pass": 0, "prepare.max_pass": 0, "prepare.limit": 0,
-    "prepare.heldout": 0,
+    "sft.epochs": 0, "sft.context": 0, "sft.warmup_ratio": 0, "verify.workers": 0,
     "serve.max_tokens": 0, "serve.requests_per_minute": 0, "serve.concurrent": 1, "serve.capacity": 1,
 }
 AT_MOST: dict[str, float] = {
     "curriculum.strong_above": 1, "curriculum.weak_below": 1,
     "engine.gpu_memory": 1, "sampling.top_p": 1, "eval.top_p": 1, "verifier.max_error_rate": 1,
-    "learner.min_lr_ratio": 1, "rl.clip_low": 1, "ray.dashboard_port": 65535,
     "prepare.min_pass": 1, "prepare.max_pass": 1,
+    "learner.min_lr_ratio": 1, "rl.clip_low": 1, "ray.dashboard_port": 65535,
 }
 ABOVE_ZERO = ("engine.kv_cache_gib", "engine.gpu_memory", "sampling.top_p", "eval.top_p", "verifier.timeout_s",
               "learner.lr", "ray.dashboard_port", "serve.deadline_s")

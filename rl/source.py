@@ -6,9 +6,9 @@ Files are a finite set, whose problems come again: what they are asked depends o
 from __future__ import annotations
 
 import itertools
+import pathlib
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from actors.messages import Problem, RolloutGroup
@@ -108,15 +108,15 @@ def _of_domains(problems: Iterator[Problem], domains: list[str]) -> Iterator[Pro
     return (p for p in problems if not domains or p.domain in domains)
 
 
-def data_files(paths: list[str], key: str) -> list[Path]:
+def data_files(paths: list[str], key: str) -> list[pathlib.Path]:
     """The files that `paths` name; a folder, as mode=prepare makes them, stands for its files of the key's split."""
     if not paths:
         raise UserError(f"data.source=files needs {key}=[FILE,...]: .jsonl or .parquet in Guru's schema")
     split = key.rpartition(".")[2]
-    return [file for path in paths for file in _files_of(Path(path).expanduser(), split, key)]
+    return [file for path in paths for file in _files_of(pathlib.Path(path).expanduser(), split, key)]
 
 
-def _files_of(path: Path, split: str, key: str) -> list[Path]:
+def _files_of(path: pathlib.Path, split: str, key: str) -> list[pathlib.Path]:
     if not path.is_dir():
         return [path]
     found = sorted(p for p in path.iterdir() if p.name.startswith(split) and p.suffix in (".parquet", ".jsonl"))

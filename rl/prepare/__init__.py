@@ -29,6 +29,7 @@ def run(cfg: Config) -> int:
     against = _against(cfg, inputs)
     fingerprint = _fingerprint(cfg, inputs, against)
     if _is_ready(output, fingerprint):
+        shutil.rmtree(f"{output}.partial", ignore_errors=True)  # of a run killed after its last rename
         print(f"{output} is ready already: nothing to do (its card: {output / 'card.md'})")
         return 0
     check_run_dir(str(output.parent), "prepare.output")
@@ -76,6 +77,7 @@ def _finish(cfg: Config, steps: Any, overlap: Any, output: Path, inputs: list[In
             ) -> dict[str, Any]:
     """The output's files, written aside in steps.folder/final and moved to `output` in one go. Returns the card."""
     from rl.prepare.card import evaluation_card, write_card
+    from rl.prepare.steps import to_disk
 
     final = steps.folder / "final"
     shutil.rmtree(final, ignore_errors=True)
@@ -94,6 +96,8 @@ def _finish(cfg: Config, steps: Any, overlap: Any, output: Path, inputs: list[In
     with open(final / "rejects.jsonl", "wb") as file:
         for record in steps.records:
             file.write(steps.file(record, "rejects.jsonl").read_bytes())
+    for path in final.iterdir():
+        to_disk(path)
     os.rename(final, output)
     steps.remove()
     return card
@@ -119,8 +123,9 @@ def _splits(cfg: Config, steps: Any, names: list[str], final: Path) -> dict[str,
 
 def _origin(item: Input) -> str:
     """Where an input is from: a hub repository at its commit, a folder, a generator."""
-    path = item.state.partition(" ")[0]
-    return str(Path(path).parent) if path.startswith("/") else path
+    if item.state.startswith("/"):
+        return str(Path(item.state.rsplit(" ", 2)[0]).parent)  # before the size and the time
+    return item.state.partition(" ")[0]
 
 
 def _against(cfg: Config, inputs: list[Input]) -> list[Input]:

@@ -95,9 +95,9 @@ class Step:
         np.savez(self._aside / "arrays.npz", **dict(zip(names, kept)), **keys)
         (self._aside / "step.json").write_text(json.dumps(vars(self.record)), encoding="utf-8")
         for file in self._aside.iterdir():
-            _to_disk(file)
+            to_disk(file)
         os.rename(self._aside, self.folder)
-        _to_disk(self.folder.parent)
+        to_disk(self.folder.parent)
         return self.record
 
     def abandon(self) -> None:
@@ -178,7 +178,8 @@ class Steps:
         self._lock.close()
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, would survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

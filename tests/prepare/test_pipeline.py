@@ -250,10 +250,13 @@ def test_an_output_that_holds_something_is_never_touched(workshop):
     (workshop.path / "mine" / "thesis.txt").write_text("all of it")
     with pytest.raises(UserError, match="mine holds something else already: remove it, or give another folder"):
         workshop.prepare(output="mine")
+    (workshop.path / "done").mkdir()  # an empty folder is nothing
     folder = workshop.prepare(output="done")
+    (workshop.path / "done.partial").mkdir()  # as a kill right after the last rename leaves it
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     workshop.prepare(output="done")  # the same again: nothing to do
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert not (workshop.path / "done.partial").exists()
     with pytest.raises(UserError, match="done holds another preparation already"):
         workshop.prepare("data.seed=5", output="done")
 
