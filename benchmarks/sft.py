@@ -159,7 +159,7 @@ def compare(cfg: Config, python: Path | None) -> dict[str, Any]:
         if peer:
             peer.close()
     mine = [m["tokens/per_s"] for m in metrics][WARM_UP:]
-    result = {"ours": statistics.median(mine), "padding": statistics.mean(m["tokens/padding"] for m in metrics)}
+    result = {"ours": statistics.median(mine), "filled": statistics.mean(m["rows/filled"] for m in metrics)}
     result["loss"] = statistics.mean(m["loss/sft"] for m in metrics)
     if other:
         theirs = [t / s for t, s in zip(other["tokens"], other["step_s"], strict=True)][WARM_UP:]
@@ -177,7 +177,7 @@ def main() -> None:
     arguments = parser.parse_args()
     python = None if arguments.skip_peer else ensure_trl_env(ROOT)
     result = compare(configuration(arguments.steps, arguments.context), python)
-    print(f"ours: {result['ours']:.0f} tokens/s, {result['padding']:.1%} padding, mean loss {result['loss']:.4f}")
+    print(f"ours: {result['ours']:.0f} tokens/s, rows filled to {result['filled']:.0%}, mean loss {result['loss']:.4f}")
     if "trl" in result:
         low, high = result["spread"][0], result["spread"][-1]
         print(f"TRL:  {result['trl']:.0f} tokens/s, mean loss {result['trl_loss']:.4f}")

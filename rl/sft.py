@@ -107,7 +107,7 @@ class Tuning:
             "lr": sums["lr"],
             "policy/grad_norm": sums["grad_norm"],
             "tokens/learnt": counts["tokens"],
-            "tokens/padding": 1 - float(batch.lengths.sum()) / padded_tokens(batch),
+            "rows/filled": float(batch.lengths.sum()) / padded_tokens(batch),
             "time/learn": sums["seconds"],
         }
 
