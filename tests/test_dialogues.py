@@ -17,6 +17,9 @@ from rl.dialogues import LINES, Dialogues, encode, survey
 from rl.sft_data import StarterSource
 from rl.starting_model import template_path
 
+# No engine, but a tokenizer: transformers takes longer to import than all pure tests take to run.
+pytestmark = pytest.mark.engine
+
 FORGETFUL = (  # as Qwen3's: the thinking of earlier answers is dropped once a question follows
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and not loop.last %}"
     "{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"

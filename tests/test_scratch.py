@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conf.load import load
 from conf.schema import InitConfig
-from rl.problems.starter.corpus import Example, sft_examples
+from rl.dialogues import encode
+from rl.problems.starter.corpus import sft_examples
 from rl.scratch import SPECIAL, TAGS, make_policy, train_tokenizer
-from rl.sft import batches, encode
+from rl.sft_data import SEED, StarterSource
 
 # Not an engine, but transformers and torch take longer to import than all pure tests take to run.
 pytestmark = pytest.mark.engine
@@ -89,7 +91,7 @@ def test_the_chat_template_renders_turns(tokenizer):
 
 def test_an_example_is_the_engines_prompt_and_the_learnt_answer(tokenizer):
     messages = ({"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "<answer>2</answer>"})
-    row = encode(tokenizer, Example(messages, "math", 0))
+    row = encode(tokenizer, messages)
     learnt = row["mask"] > 0
     assert tokenizer.decode(row["tokens"][~learnt]) == "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.decode(row["tokens"][learnt]) == "<answer>2</answer><|im_end|>"
@@ -100,22 +102,22 @@ def test_an_example_is_the_engines_prompt_and_the_learnt_answer(tokenizer):
 def test_examples_are_encoded_as_their_whole_text_would_be(tokenizer):
     """The prompt ends where tokens end: what is learnt after it is what would follow it in one piece."""
     for example in islice(sft_examples(5), 30):
-        row, text = encode(tokenizer, example), tokenizer.apply_chat_template(list(example.messages), tokenize=False)
+        row = encode(tokenizer, example.messages)
+        text = tokenizer.apply_chat_template(list(example.messages), tokenize=False)
         whole = tokenizer(text.removesuffix("\n"), add_special_tokens=False)["input_ids"]
         assert row["tokens"].tolist() == whole
 
 
 def test_batches_are_whole_examples_of_at_least_the_tokens_asked_for(tokenizer):
-    first, second = (list(islice(batches(tokenizer, seed, 500), 3)) for seed in (3, 3))
+    cfg = load(["mode=sft", "sft.batch_tokens=500"])
+    first, second = (list(islice(StarterSource(cfg, tokenizer).batches(0), 3)) for _ in range(2))
     assert [[r["tokens"].tolist() for r in batch] for batch in first] == [
         [r["tokens"].tolist() for r in batch] for batch in second]
     for batch in first:
         lengths = [len(row["tokens"]) for row in batch]
         assert sum(lengths) >= 500 > sum(lengths[:-1])
     flat = [row["tokens"].tolist() for batch in first for row in batch]
-    assert flat == [encode(tokenizer, x)["tokens"].tolist() for x in islice(sft_examples(3), len(flat))]
-    other = next(batches(tokenizer, 4, 500))
-    assert [r["tokens"].tolist() for r in other] != [r["tokens"].tolist() for r in first[0]]
+    assert flat == [encode(tokenizer, x.messages)["tokens"].tolist() for x in islice(sft_examples(SEED), len(flat))]
 
 
 # --- the model ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from conf.load import load
 from rl.sft import _check_positions, keep_best, with_warmup
 from rl.starting_model import starting_model, template_path, with_template
 
-STARTER = Path("assets/starter")
+# No engine, but a tokenizer: transformers takes longer to import than all pure tests take to run.
+pytestmark = pytest.mark.engine
 
 
 # --- the starting model -------------------------------------------------------------------------------------------

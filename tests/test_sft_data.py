@@ -14,6 +14,8 @@ from conf.load import load
 from rl.packing import packed_rows
 from rl.sft_data import StarterSource, batch_ends, open_source, shuffled, validation_problems
 
+# No engine, but a tokenizer: transformers takes longer to import than all pure tests take to run.
+pytestmark = pytest.mark.engine
 QUICK = settings(max_examples=60, deadline=None)
 
 
