@@ -71,7 +71,7 @@ def test_every_group_loads(group, name):
     assert summary(CONF_DIR / group / f"{name}.yaml")
 
 
-@pytest.mark.parametrize("mode", ["train", "sft", "eval"])
+@pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("recipe", names("recipes"))
 def test_every_recipe_serves_the_modes_that_need_a_policy(recipe, mode):
     own = load([f"recipe={recipe}"]).mode  # a recipe that names a mode is for that one
