@@ -1,7 +1,7 @@
 """mode=pipeline: stages one after the other, each a command of its own, in one run folder with one report.
 
 A stage is a line of `pipeline.stages`, "NAME mode=... key=value ...", in which {NAME} stands for the folder of an
-earlier stage and {NAME.hf} for its newest checkpoint, as `model.path={sft.hf}`. What the command line sets besides
+earlier stage, or of this one, and {NAME.hf} for an earlier one's newest checkpoint, as `model.path={sft.hf}`. What the command line sets besides
 goes to every stage. A finished stage is noted and never repeated; one that was cut off goes on by its own resume.
 """
 
@@ -50,7 +50,7 @@ def parse_stages(lines: Sequence[str]) -> list[Stage]:
             raise UserError(f"pipeline.stages: '{line[:60]}' must begin with a name of its own: "
                             'write "sft mode=sft ..."')
         for match in REFERENCE.finditer(line):
-            if match[1] not in known:
+            if match[1] not in (known if match[2] else [*known, name]):
                 raise UserError(f"pipeline.stages: {match[0]} in stage {name} names no earlier stage"
                                 f"{did_you_mean(match[1], known)} (earlier stages: {', '.join(known) or 'none'})")
         stages.append(Stage(name, tuple(words)))

@@ -120,3 +120,16 @@ def test_rungs_are_what_was_measured_in_order():
     summaries = {"sft": {"curve": []}, "rl": {"eval_before": overall}, "e": {"eval": overall, "interval": [0.2, 0.3]}}
     found = list(rungs(summaries))
     assert [(r.label, r.score, r.interval) for r in found] == [("before rl", 0.25, None), ("e", 0.25, (0.2, 0.3))]
+
+
+def test_the_rungs_of_an_ablation_are_its_arms_with_all_tokens_spent():
+    arm = {"pass@1": 0.5, "tokens": 9.0, "all_tokens": 27.0, "interval": [0.4, 0.6]}
+    overall = {"overall": {"pass@1": 0.1, "tokens": 1.0}}
+    found = list(rungs({"eval": {"eval": overall, "ablation": {"starter": {"plain": arm, "+ plan": arm}}}}))
+    assert [(r.label, r.tokens) for r in found] == [("eval, plain", 27.0), ("eval, + plan", 27.0)]
+
+
+def test_a_stage_may_name_its_own_folder_but_not_its_own_checkpoint():
+    assert pipeline.parse_stages(["data mode=prepare prepare.output={data}"])[0].name == "data"
+    with pytest.raises(UserError, match="names no earlier stage"):
+        pipeline.parse_stages(["sft mode=sft model.path={sft.hf}"])

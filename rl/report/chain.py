@@ -66,12 +66,16 @@ def rungs(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[Rung]:
         for key, when in (("eval_before", "before"), ("eval_after", "after")):
             if overall := (summary.get(key) or {}).get("overall"):
                 yield _rung(f"{when} {name}", overall)
-        if overall := (summary.get("eval") or {}).get("overall"):
+        ablations = summary.get("ablation") or {}
+        for arms in ablations.values():
+            for arm, scores in arms.items():
+                yield _rung(f"{name}, {arm}", {**scores, "tokens": scores["all_tokens"]}, scores["interval"])
+        if not ablations and (overall := (summary.get("eval") or {}).get("overall")):
             yield _rung(name, overall, summary.get("interval"))
 
 
-def _rung(label: str, overall: Mapping[str, Any], interval: Any = None) -> Rung:
-    return Rung(label, float(overall.get("pass@1", 0.0)), overall.get("tokens"), tuple(interval) if interval else None)
+def _rung(label: str, scores: Mapping[str, Any], interval: Any = None) -> Rung:
+    return Rung(label, float(scores.get("pass@1") or 0.0), scores.get("tokens"), tuple(interval) if interval else None)
 
 
 def _view(folder: Path, name: str, summary: Mapping[str, Any], seconds: float | None) -> StageView:
