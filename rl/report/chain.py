@@ -75,7 +75,8 @@ def rungs(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[Rung]:
 
 
 def _rung(label: str, scores: Mapping[str, Any], interval: Any = None) -> Rung:
-    return Rung(label, float(scores.get("pass@1") or 0.0), scores.get("tokens"), tuple(interval) if interval else None)
+    span = tuple(interval) if interval else None
+    return Rung(label, float(scores.get("pass@1") or 0.0), scores.get("tokens"), span)
 
 
 def _view(folder: Path, name: str, summary: Mapping[str, Any], seconds: float | None) -> StageView:
