@@ -1,8 +1,9 @@
 """mode=pipeline: stages one after the other, each a command of its own, in one run folder with one report.
 
 A stage is a line of `pipeline.stages`, "NAME mode=... key=value ...", in which {NAME} stands for the folder of an
-earlier stage, or of this one, and {NAME.hf} for an earlier one's newest checkpoint, as `model.path={sft.hf}`. What the command line sets besides
-goes to every stage. A finished stage is noted and never repeated; one that was cut off goes on by its own resume.
+earlier stage, or of this one, and {NAME.hf} for an earlier one's newest checkpoint, as `model.path={sft.hf}`. What the
+command line sets besides goes to every stage. A finished stage is noted and never repeated; one that was cut off goes
+on by its own resume.
 """
 
 from __future__ import annotations
