@@ -53,10 +53,10 @@ class Chaos(Session):
             await asyncio.sleep(rng.uniform(0, 2))
             name = rng.choice(self._names(KINDS[number % len(KINDS)]))
             pid, member = await self._pid(name), self._members()[name]
-            before = len(member.deaths)
+            before = member.deaths[-1:]
             self.done.append({"name": name, "step": self.trainer.completed, "at": time.time()})
             os.kill(pid, signal.SIGKILL)
-            while len(member.deaths) == before:
+            while member.deaths[-1:] == before:  # until it is noticed
                 await asyncio.sleep(0.02)
 
     def _all_well(self) -> bool:
