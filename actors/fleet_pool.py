@@ -206,8 +206,8 @@ class Pool:
         getattr(self.handles[name], method).remote(*arguments)
 
     def died(self, name: str, error: BaseException, birth: int | None = None) -> None:
-        """A caller saw it die; `birth`: which of its lives that was, if it may have been restarted since."""
-        if birth is not None and birth != self._births[name]:
+        """A caller saw it die; `birth`: which of its lives that was, where it may be over and the next one begun."""
+        if birth is not None and (birth != self._births[name] or self.fleet.state(name) == State.RESTARTING):
             return
         if not is_gone(error):
             self._kill.add(name)

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors.fleet import State
+from actors.fleet import Member, State
 from conf.load import load
 from rl.session import FLEET_FILE, Session, run_training
 
@@ -52,17 +52,23 @@ class Chaos(Session):
                 await asyncio.sleep(0.02)
             await asyncio.sleep(rng.uniform(0, 2))
             name = rng.choice(self._names(KINDS[number % len(KINDS)]))
+            pid, member = await self._pid(name), self._members()[name]
+            before = member.deaths[-1:]
             self.done.append({"name": name, "step": self.trainer.completed, "at": time.time()})
-            os.kill(await self._pid(name), signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+            while member.deaths[-1:] == before:  # until it is noticed
+                await asyncio.sleep(0.02)
 
     def _all_well(self) -> bool:
         crew = self.trainer.crew
         return all(fleet.settled() for fleet in (crew.engines.fleet, crew.verifiers.fleet, crew.learners))
 
-    def _names(self, kind: str) -> list[str]:
+    def _members(self) -> dict[str, Member]:
         crew = self.trainer.crew
-        fleets = {"rollout": crew.engines.fleet, "verifier": crew.verifiers.fleet, "learner": crew.learners}
-        return list(fleets[kind].members)
+        return crew.engines.fleet.members | crew.verifiers.fleet.members | crew.learners.members
+
+    def _names(self, kind: str) -> list[str]:
+        return [name for name in self._members() if name.startswith(kind)]
 
     async def _pid(self, name: str) -> int:
         kind, _, number = name.partition("-")

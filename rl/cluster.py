@@ -294,7 +294,7 @@ async def _wait(reference: Any) -> Any:
 async def restart_rollout(actor: Any, kill: bool) -> None:
     """Ray brings the process back by itself, empty; `kill` ends one that lives and does not work."""
     await _reborn(actor, kill)
-    await _wait(actor.start.remote())
+    await actor.start.remote()
 
 
 async def restart_verifier(actor: Any, kill: bool) -> None:

@@ -355,9 +355,12 @@ def test_a_death_told_late_does_not_count_against_the_next_life():
         from ray.exceptions import ActorDiedError
 
         pool.died("rollout-0", ActorDiedError(), 0)
+        await asyncio.sleep(1)
+        pool.died("rollout-0", ActorDiedError(), 0)  # of another request of its
+        assert pool.fleet.state("rollout-0") == State.RESTARTING
         await pool.settle(20)
         pool.died("rollout-0", ActorDiedError(), 0)
-        assert pool.fleet.settled()
+        assert pool.fleet.settled() and actors[0].starts == 1
 
     scene(scenario)
 

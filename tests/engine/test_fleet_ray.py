@@ -14,32 +14,37 @@ from actors.fleet_pool import Broadcaster, Managed, NotStarted, Pool
 from rl.cluster import restart_rollout
 
 
-class Small(Managed):
-    """Answers with its process and the version that it holds."""
+def small() -> type:
+    """Made here, so that it travels whole: workers cannot import this file."""
 
-    def __init__(self):
-        self.started, self.version = False, -1
+    class Small(Managed):
+        """Answers with its process and the version that it holds."""
 
-    async def start(self):
-        self.started, self.version = True, 0
+        def __init__(self):
+            self.started, self.version = False, -1
 
-    async def status(self):
-        return {"pid": os.getpid()}
+        async def start(self):
+            self.started, self.version = True, 0
 
-    async def ping(self):
-        if not self.started:
-            raise NotStarted("nobody started me")
-        return await self.status()
+        async def status(self):
+            return {"pid": os.getpid()}
 
-    async def work(self, number, seconds=0.05):
-        if not self.started:
-            raise NotStarted("nobody started me")
-        await asyncio.sleep(seconds)
-        return number, os.getpid(), self.version
+        async def ping(self):
+            if not self.started:
+                raise NotStarted("nobody started me")
+            return await self.status()
 
-    async def load(self, weights, version):
-        assert list(weights) == [1, 2, 3]
-        self.version = version
+        async def work(self, number, seconds=0.05):
+            if not self.started:
+                raise NotStarted("nobody started me")
+            await asyncio.sleep(seconds)
+            return number, os.getpid(), self.version
+
+        async def load(self, weights, version):
+            assert list(weights) == [1, 2, 3]
+            self.version = version
+
+    return Small
 
 
 @pytest.mark.usefixtures("live")
@@ -47,7 +52,7 @@ def test_requests_survive_the_death_of_an_actor_and_it_comes_back_with_the_weigh
     import ray
 
     def make():
-        return ray.remote(Small).options(num_cpus=0, max_restarts=-1, max_concurrency=100).remote()
+        return ray.remote(small()).options(num_cpus=0, max_restarts=-1, max_concurrency=100).remote()
 
     async def scenario():
         handles = {f"small-{i}": make() for i in range(2)}
