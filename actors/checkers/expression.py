@@ -115,7 +115,7 @@ class _Parser:
                 self.take()
                 node = ("/", node, self.signed())
             elif self.starts_factor():
-                if self.tokens[self.position].kind == "number":
+                if self.tokens[self.position].kind == "number" and ("var", "i") not in (node, node[-1]):  # 3+i4
                     raise ParseError("two numbers side by side")
                 node = ("*", node, self.power())
             else:
