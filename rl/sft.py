@@ -15,6 +15,7 @@ import asyncio
 import math
 import os
 import shutil
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -58,8 +59,28 @@ class Tuning:
         self.curve: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self._heldout: list[Sample] = []
+        self._learning = self._stop = False
 
     async def run(self) -> None:
+        """The whole run. Raises KeyboardInterrupt after ctrl-C, with the last step saved where one was being learnt."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._interrupt, asyncio.current_task())
+        try:
+            await self._run()
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+
+    def _interrupt(self, task: asyncio.Task) -> None:
+        """First ctrl-C while learning: finish the step and save. Before that, and the second time: stop at once."""
+        if not self._learning or self._stop:
+            task.cancel()
+            return
+        self._stop = True
+        self.progress.note("stopping after this step and saving (ctrl-C again: stop at once)")
+
+    async def _run(self) -> None:
         cfg, steps = self.cfg, self.source.steps
         self.progress.phase("starting the learner and vLLM (about half a minute)")
         await start_actors(cfg, self.cluster, self.progress.note)
@@ -68,6 +89,7 @@ class Tuning:
         stream = self.source.batches(self.completed)
         rows = asyncio.create_task(asyncio.to_thread(next, stream, None))
         self.progress.phase(None)
+        self._learning = True
         while self.completed < steps:
             now = await rows
             rows = asyncio.create_task(asyncio.to_thread(next, stream, None))  # the next, while this one is learnt
@@ -79,8 +101,11 @@ class Tuning:
                 metrics |= measured
             self.metrics.log(self.completed, metrics)
             self.progress.step({"step": self.completed, **metrics})
-            if last or better or (cfg.run.save_every and self.completed % cfg.run.save_every == 0):
+            due = cfg.run.save_every and self.completed % cfg.run.save_every == 0
+            if last or better or due or self._stop:
                 await self._save()
+            if self._stop and not last:
+                raise KeyboardInterrupt
         await rows
 
     async def step(self, rows: list[Sample]) -> dict[str, float]:
