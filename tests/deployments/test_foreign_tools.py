@@ -78,8 +78,8 @@ def test_lm_evals_chat_model_gets_an_answer_to_every_question(tmp_path):
 def test_schemathesis_finds_no_error_of_the_server_nor_a_reply_that_the_openapi_does_not_describe(tmp_path):
     with serving(FakeBackend(), MANY) as url:
         told = run(
-            SCHEMATHESIS, tmp_path, "schemathesis.cli", "run", f"{url}/openapi.json", "--max-examples", "20", "--seed", "1",
-            "--request-timeout", "20", "--no-color",
+            SCHEMATHESIS, tmp_path, "schemathesis.cli", "run", f"{url}/openapi.json",
+            "--max-examples", "20", "--seed", "1", "--request-timeout", "20", "--no-color",
             # JSON Schema does not say which fields go together; all else that it checks is checked
             "--exclude-checks", "positive_data_acceptance",
         )  # fmt: skip
