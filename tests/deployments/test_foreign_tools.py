@@ -40,11 +40,11 @@ def made(peer: Environment):
     return pytest.mark.skipif(not peer.is_ready(ROOT), reason=how)
 
 
-def run(peer: Environment, *words: str, **variables: str) -> str:
-    """What `python -m WORDS` of the environment prints."""
+def run(peer: Environment, folder: Path, *words: str, **variables: str) -> str:
+    """What `python -m WORDS` of the environment prints; `folder` is where it may leave files."""
     done = subprocess.run(
         [str(peer.python(ROOT)), "-m", *words],
-        capture_output=True, text=True, timeout=300, env={**os.environ, **variables},
+        capture_output=True, text=True, timeout=300, cwd=folder, env={**os.environ, **variables},
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout[-3000:], done.stderr[-3000:])
     return done.stdout + done.stderr
@@ -60,7 +60,7 @@ def test_lm_evals_chat_model_gets_an_answer_to_every_question(tmp_path):
     backend = FakeBackend()
     with serving(backend, MANY) as url:
         run(
-            LM_EVAL, "lm_eval", "run", "--model", "local-chat-completions", "--model_args",
+            LM_EVAL, tmp_path, "lm_eval", "run", "--model", "local-chat-completions", "--model_args",
             f"model=raythink,base_url={url}/v1/chat/completions,num_concurrent=2,max_retries=2",
             "--tasks", "questions", "--include_path", str(tmp_path), "--apply_chat_template",
             "--output_path", str(tmp_path / "out"),
@@ -75,11 +75,11 @@ def test_lm_evals_chat_model_gets_an_answer_to_every_question(tmp_path):
 
 @pytest.mark.process
 @made(SCHEMATHESIS)
-def test_schemathesis_finds_no_error_of_the_server_nor_a_reply_that_the_openapi_does_not_describe():
+def test_schemathesis_finds_no_error_of_the_server_nor_a_reply_that_the_openapi_does_not_describe(tmp_path):
     with serving(FakeBackend(), MANY) as url:
         told = run(
-            SCHEMATHESIS, "schemathesis.cli", "run", f"{url}/openapi.json", "--max-examples", "20", "--seed", "1",
-            "--request-timeout", "20", "--no-color",
+            SCHEMATHESIS, tmp_path, "schemathesis.cli", "run", f"{url}/openapi.json",
+            "--max-examples", "20", "--seed", "1", "--request-timeout", "20", "--no-color",
             # JSON Schema does not say which fields go together; all else that it checks is checked
             "--exclude-checks", "positive_data_acceptance",
         )  # fmt: skip

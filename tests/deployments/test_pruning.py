@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import SEED, Spelling, of, play, said, solver, winner
 
@@ -42,6 +42,7 @@ def test_what_is_not_there_yet_counts_as_certain_and_the_worst_window_stays():
     assert sure.lowest == pytest.approx(-25.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-20, 0), max_size=60), st.integers(1, 12), st.integers(1, 7))
 def test_sureness_is_the_lowest_window_however_the_tokens_come(logprobs, window, piece):
     sure = Sureness(window)

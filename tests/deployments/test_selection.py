@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -108,6 +108,7 @@ def test_the_adaptive_rule_stops_when_it_is_likely_enough() -> None:
         decide(three_of_eight, stop_at=0.5)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 12))
 def test_the_probability_is_that_of_the_beta_binomial(a: int, b: int, r: int) -> None:
     if b > a:
@@ -199,6 +200,7 @@ def candidates(draw_: st.DrawFn) -> list[Candidate]:
     ]
 
 
+@settings(deadline=None)
 @given(candidates(), st.randoms(), st.permutations(range(4)), st.sampled_from([0.9, 1.0]))
 def test_neither_order_nor_the_clusters_numbers_matter(
     given_: list[Candidate], rng: random.Random, names: list[int], stop_at: float
@@ -208,6 +210,7 @@ def test_neither_order_nor_the_clusters_numbers_matter(
     assert decide(renamed, stop_at=stop_at) == decide(given_, stop_at=stop_at)
 
 
+@settings(deadline=None)
 @given(candidates())
 def test_only_who_finished_can_win_and_someone_does(given_: list[Candidate]) -> None:
     decision = decide(given_)
@@ -243,6 +246,7 @@ def test_a_judge_that_always_takes_the_first_decides_nothing() -> None:
     assert set(points.values()) == {1.5}
 
 
+@settings(deadline=None)
 @given(st.permutations(range(4)))
 def test_a_consistent_judge_puts_its_favourite_first(order: list[int]) -> None:
     opinions = [Opinion(a, b, min(a, b, key=order.index)) for a, b in pairs((0, 1, 2, 3))]

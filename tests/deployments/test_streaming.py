@@ -6,7 +6,7 @@ import json
 
 import pytest
 from fake_backend import CHUNKS, ONE, PLAN, THREE, selected
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -282,6 +282,7 @@ def test_a_reply_may_begin_as_reasoning():
 WORDS = st.text("<>/think answer\n", max_size=30).filter(lambda t: "think>" not in t and "answer>" not in t)
 
 
+@settings(deadline=None)
 @given(WORDS, WORDS, st.booleans(), st.lists(st.integers(0, 120), max_size=8))
 def test_the_splitter_agrees_with_split_reasoning_on_any_cut(reasoning, answer, tagged, cuts):
     whole = f"<think>{reasoning}</think>" + (f"<answer>{answer}</answer>" if tagged else answer)
@@ -293,6 +294,7 @@ def test_the_splitter_agrees_with_split_reasoning_on_any_cut(reasoning, answer, 
 PARTS = ["<think>", "</think>", "<answer>", "</answer>", "a", " ", "\n", "<", "th"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PARTS), max_size=12))
 def test_the_splitter_loses_no_word_wherever_tags_stand(parts):
     assert split(parts) == split(["".join(parts)])
