@@ -68,8 +68,9 @@ class Trainer:
         started, before = time.perf_counter(), dict(self.ledger.counts)
         step = self.completed + 1
         collected = await self._dispatcher.collect(step, self.version, progress)
-        metrics = rollout_metrics(collected.seen, collected.groups, self.version) | self.source.record(collected.seen)
+        metrics = rollout_metrics(collected.seen, collected.groups, self.version)
         self._refuse_errors(metrics["verdict/error_rate"])
+        metrics |= self.source.record(collected.seen)
         learnt, learn_s = await self._learn(collected)
         sync_s = 0.0
         if learnt:
