@@ -90,8 +90,8 @@ class Trainer:
         step = self.completed + 1
         collected = await self._dispatcher.collect(step, self.version, progress)
         metrics = rollout_metrics(collected.seen or collected.groups, collected.groups, self.version)
-        metrics |= self.source.record(collected.seen)
         self._refuse_errors(metrics["verdict/error_rate"])
+        metrics |= self.source.record(collected.seen)
         learnt, learn_s = await self._learn(collected)
         sync_s = 0.0
         if learnt:
