@@ -62,8 +62,9 @@ def test_without_a_key_it_says_so_before_anything_starts(monkeypatch):
 def test_the_clusters_yaml_answers_over_cerebras_and_ctrl_c_leaves_nothing(tmp_path, server: Loopback):
     path, port = configured(tmp_path)
     log, url = tmp_path / "log", f"http://127.0.0.1:{port}"
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}  # of this process's Ray
     environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "CEREBRAS_API_KEY": KEY, "CEREBRAS_BASE_URL": server.root,
+        **inherited, "PYTHONPATH": str(ROOT), "CEREBRAS_API_KEY": KEY, "CEREBRAS_BASE_URL": server.root,
         "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0",
     }  # fmt: skip
     with log.open("wb") as output:
