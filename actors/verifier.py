@@ -18,8 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -154,7 +154,11 @@ class ProcessWorker:
 
 
 class VerifierPool:
-    """N workers behind `verify`. `spawn` and `clock` are there for tests."""
+    """N workers behind `verify`. `spawn` and `clock` are there for tests.
+
+    `limits` bounds the checks at a time of a domain (Problem.domain), so that programs that run for seconds do not keep
+    the short checks waiting, and a judge is not asked more than it can answer; a domain without a limit has none.
+    """
 
     def __init__(
         self,
@@ -165,6 +169,7 @@ class VerifierPool:
         spawn: Callable[[], Awaitable[Worker]] = ProcessWorker.spawn,
         clock: Callable[[], float] = time.perf_counter,
         cache_size: int = CACHE_SIZE,
+        limits: Mapping[str, int] | None = None,
     ) -> None:
         if workers < 1 or timeout_s <= 0 or retries < 0:
             raise ValueError(
@@ -175,6 +180,7 @@ class VerifierPool:
         self._slots: asyncio.Queue[Worker | None] = asyncio.Queue()  # None: a worker is started when it is needed
         for _ in range(workers):
             self._slots.put_nowait(None)
+        self._limits = {domain: asyncio.Semaphore(most) for domain, most in (limits or {}).items()}
         self._cache: OrderedDict[bytes, Verdict] = OrderedDict()
         self._latencies: deque[float] = deque(maxlen=1000)
         self.statuses: Counter[str] = Counter()
@@ -189,7 +195,8 @@ class VerifierPool:
             self.cache_hits += 1
             verdict = self._cache[key]
         else:
-            verdict = await self._with_retries(problem, text)
+            async with self._limits.get(problem.domain) or nullcontext():
+                verdict = await self._with_retries(problem, text)
             if verdict.status != "error" and self._cache_size:
                 self._cache[key] = verdict
                 if len(self._cache) > self._cache_size:
@@ -318,10 +325,11 @@ class Verifier:
         profile: str = "strict",
         judge_url: str = "",
         judge_model: str = "",
+        limits: Mapping[str, int] | None = None,
     ) -> None:
         self.name = name
         spawn = spawner(allow_weaker_sandbox, profile=profile, judge_url=judge_url, judge_model=judge_model)
-        self._pool = VerifierPool(workers, timeout_s, retries, spawn=spawn)
+        self._pool = VerifierPool(workers, timeout_s, retries, spawn=spawn, limits=limits)
 
     async def verify(self, problem: Problem, completion: Completion | str) -> Verdict:
         """The verdict on one completion."""

@@ -3,11 +3,11 @@
 A call goes to the least loaded verifier. If that one dies, the call is asked again of another: a check is a pure
 function of what was asked, so a verdict is neither lost nor doubled, and a death is never a wrong answer. The dead one
 is made anew by the factory that made it, later each time that it dies without having answered in between. Only a call
-that met a dying verifier at each of its attempts ends as an `error`.
+that met a dying verifier at each of its attempts ends as an `error`. (Training keeps its verifiers with its engines, by
+actors.fleet_pool.)
 
 Pure logic: a handle is anything whose methods have a `.remote(...)` that gives an awaitable, `lost` are the exceptions
-that tell of a handle's death, and clock and sleep can be a test's. `over_ray` is the fleet of Ray actors, spread over
-the cluster's nodes.
+that tell of a handle's death, and clock and sleep can be a test's. `over_actors` is the fleet of Ray actors.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from actors.messages import Comparison, Completion, Problem, RolloutGroup, Verdict
@@ -45,11 +45,7 @@ class Member:
 
 
 class VerifierFleet:
-    """`count` verifiers made by `create(index)`. Belongs to one event loop.
-
-    `limits` bounds the calls in flight of a domain (Problem.domain), so that programs that run for seconds do not keep
-    the short checks waiting; a domain without a limit has none.
-    """
+    """`count` verifiers made by `create(index)`. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -57,44 +53,37 @@ class VerifierFleet:
         create: Callable[[int], Any],
         *,
         lost: tuple[type[BaseException], ...],
-        limits: Mapping[str, int] | None = None,
         attempts: int = ATTEMPTS,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        if count < 1 or attempts < 1 or any(limit < 1 for limit in (limits or {}).values()):
-            raise ValueError(f"a fleet needs count, attempts and limits of at least 1: {count}, {attempts}, {limits}")
+        if count < 1 or attempts < 1:
+            raise ValueError(f"a fleet needs count and attempts of at least 1: {count}, {attempts}")
         self._create, self._lost, self._attempts = create, lost, attempts
         self._clock, self._sleep = clock, sleep
-        self._limits = {domain: asyncio.Semaphore(limit) for domain, limit in (limits or {}).items()}
         self.members = [Member(index, create(index)) for index in range(count)]
         self.retried = 0
 
     async def verify(self, problem: Problem, completion: Completion | str) -> Verdict:
         """The verdict on one completion; an `error` if no verifier lived long enough to give one."""
-        async with self._limited(problem):
-            try:
-                return await self._ask(lambda handle: handle.verify.remote(problem, completion))
-            except Unanswered as failure:
-                return Verdict("error", 0.0, reason=str(failure), seconds=failure.seconds)
+        try:
+            return await self._ask(lambda handle: handle.verify.remote(problem, completion))
+        except Unanswered as failure:
+            return Verdict("error", 0.0, reason=str(failure), seconds=failure.seconds)
 
     async def verify_group(self, group: RolloutGroup | Any) -> RolloutGroup:
         """The group, or the one behind a reference, with its verdicts, all from one verifier. Raises Unanswered."""
-        async with self._limited(getattr(group, "problem", None)):
-            return await self._ask(lambda handle: handle.verify_group.remote(group))
+        return await self._ask(lambda handle: handle.verify_group.remote(group))
 
     async def compare(self, question: str, texts: Sequence[str]) -> Comparison:
         """Which texts answer a question alike. Raises Unanswered."""
         return await self._ask(lambda handle: handle.compare.remote(question, texts))
 
-    @asynccontextmanager
-    async def _limited(self, problem: Problem | None) -> AsyncIterator[None]:
-        limit = self._limits.get(problem.domain) if problem is not None else None
-        if limit is None:
-            yield
-        else:
-            async with limit:
-                yield
+    @property
+    def handle(self) -> Any:
+        """The fleet as one verifier's handle, for callers of `.remote(...)`."""
+        methods = {name: SimpleNamespace(remote=getattr(self, name)) for name in ("verify", "verify_group", "compare")}
+        return SimpleNamespace(**methods)
 
     async def _ask(self, call: Callable[[Any], Awaitable[T]]) -> T:
         """One answer, from as many verifiers as it takes within the attempts. Raises Unanswered."""
@@ -180,18 +169,10 @@ async def _closed(handle: Any) -> None:
     await handle.close.remote()
 
 
-def over_ray(count: int, *arguments: Any, limits: Mapping[str, int] | None = None, **options: Any) -> VerifierFleet:
-    """A fleet of Ray actors, spread over the nodes; `arguments` and `options` are Verifier's after its name."""
-    import ray
+def over_actors(handles: Sequence[Any]) -> VerifierFleet:
+    """A fleet of Verifier actors that Ray restarts where they are (max_restarts), so that a handle outlives a death."""
     from ray.exceptions import ActorUnschedulableError, RayActorError, WorkerCrashedError
 
-    from actors.verifier import Verifier
-
-    remote = ray.remote(Verifier).options(num_cpus=0, max_concurrency=1000, scheduling_strategy="SPREAD")
-
-    def create(index: int) -> Any:
-        return remote.remote(f"verifier-{index}", *arguments, **options)
-
     return VerifierFleet(
-        count, create, lost=(RayActorError, ActorUnschedulableError, WorkerCrashedError), limits=limits
+        len(handles), handles.__getitem__, lost=(RayActorError, ActorUnschedulableError, WorkerCrashedError)
     )

@@ -40,7 +40,7 @@ def run(cfg: Any) -> int:
     except OSError as failure:
         raise UserError(f"verify.output={target} cannot be written: {failure.strerror or failure}") from failure
     v, spawn = cfg.verifier, spawner(cfg.sandbox.allow_weaker, **cfg.verifier.options)
-    pool = VerifierPool(workers, v.timeout_s, v.retries, spawn=spawn)
+    pool = VerifierPool(workers, v.timeout_s, v.retries, spawn=spawn, limits=v.domain_limits)
     try:
         counts = asyncio.run(_verify(source, target, done, pool))
     except KeyboardInterrupt:

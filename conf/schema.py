@@ -135,6 +135,12 @@ class VerifierConfig:
                        ("strict", "guru"))
     judge: str = key("", "model that judges free-form answers, as URL#MODEL (empty: they end as errors)")
     max_error_rate: float = key(0.1, "share of failed checks in one step at which the run stops")
+    limits: list[str] = key([], "checks at a time of one verifier by domain, as [code:2,science:8] (others: no limit)")
+
+    @property
+    def domain_limits(self) -> dict[str, int]:
+        """`limits` by domain."""
+        return {domain: int(most) for domain, _, most in (entry.partition(":") for entry in self.limits)}
 
     @property
     def options(self) -> dict[str, str]:

@@ -232,6 +232,12 @@ def check_eval(cfg: Config) -> None:
 
 
 def check_judge(cfg: Config) -> None:
+    for entry in cfg.verifier.limits:
+        domain, _, most = entry.partition(":")
+        _require(domain in DOMAINS, f"verifier.limits names {domain}, which is not a domain"
+                                    f"{did_you_mean(domain, DOMAINS)} (domains: {', '.join(DOMAINS)})")
+        _require(most.isdigit() and int(most) > 0,
+                 f"verifier.limits: {entry} says no number: write verifier.limits=[{domain}:2]")
     url, _, model = cfg.verifier.judge.rpartition("#")
     _require(not cfg.verifier.judge or (url.startswith(("http://", "https://")) and bool(model)),
              f"verifier.judge={cfg.verifier.judge} names no judge: write verifier.judge=http://HOST:PORT/v1#MODEL")

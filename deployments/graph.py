@@ -191,7 +191,7 @@ def build(cfg: Config, plan: Plan) -> Any:
         handles[role] = engine.options(name=f"{role}-engine", **options).bind(spec)
     v = cfg.verifier
     verifier = _service(serve, _VerifierReplica, "verifier", v.count).bind(
-        v.workers, v.timeout_s, v.retries, cfg.sandbox.allow_weaker, v.options
+        v.workers, v.timeout_s, v.retries, cfg.sandbox.allow_weaker, {**v.options, "limits": v.domain_limits}
     )
     planner_engine = plan.engines.get("planner") or plan.engines["solver"]
     planner = _service(serve, _PlannerReplica, "planner").bind(

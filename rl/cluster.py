@@ -204,9 +204,12 @@ def create_verifiers(cfg: Config, cluster: Cluster) -> None:
     for i in range(v.count):
         name = f"verifier-{i}"
         options = _options(cfg, name, 0, 0, {"OMP_NUM_THREADS": "1"})
-        actor = ray.remote(managed(Verifier)).options(**options, max_concurrency=1000, max_restarts=-1)
+        options |= {"max_concurrency": 1000, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
+        actor = ray.remote(managed(Verifier)).options(**options)
         weaker = cfg.sandbox.allow_weaker
-        cluster.verifiers.append(actor.remote(name, v.workers, v.timeout_s, v.retries, weaker, **v.options))
+        limits = v.domain_limits
+        made = actor.remote(name, v.workers, v.timeout_s, v.retries, weaker, limits=limits, **v.options)
+        cluster.verifiers.append(made)
 
 
 def create_learners(cfg: Config, cluster: Cluster, model_path: str, total_steps: int) -> None:

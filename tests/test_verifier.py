@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -126,6 +126,29 @@ def test_the_memory_of_verdicts_is_bounded() -> None:
 
     asyncio.run(scenario())
     assert pool.cache_hits == 0
+
+
+def test_a_domain_has_its_limit_and_the_others_do_not_wait_for_it() -> None:
+    at_once: dict[str, list[int]] = {"code": [0, 0], "math": [0, 0]}
+
+    class Counting(FakeWorker):
+        async def ask(self, problem: Problem, text: str, timeout_s: float) -> Verdict:
+            now = at_once[problem.domain]
+            now[0] += 1
+            now[1] = max(now)
+            await asyncio.sleep(0)
+            now[0] -= 1
+            return RIGHT
+
+    pool = VerifierPool(6, 5, 0, spawn=spawner(*(Counting([]) for _ in range(6))), limits={"code": 2})
+
+    async def scenario() -> None:
+        domains = ("code", "math")
+        await asyncio.gather(*(pool.verify(replace(problem(name=str(n)), domain=domains[n % 2]), "7")
+                               for n in range(24)))  # fmt: skip
+
+    asyncio.run(scenario())
+    assert at_once["code"] == [0, 2] and at_once["math"][1] > 2
 
 
 def test_a_cancelled_check_leaves_no_half_used_worker() -> None:

@@ -188,18 +188,6 @@ def test_a_factory_that_fails_is_asked_again() -> None:
     asyncio.run(scenario())
 
 
-def test_a_domain_has_its_limit() -> None:
-    async def scenario() -> None:
-        world = World()
-        fleet = world.fleet(1, limits={"code": 2})
-        await asyncio.gather(*(fleet.verify(problem(n, "code"), str(n)) for n in range(10)))
-        assert world.made[0].most == 2
-        await asyncio.gather(*(fleet.verify(problem(n, "math"), str(n)) for n in range(10)))
-        assert world.made[0].most == 10
-
-    asyncio.run(scenario())
-
-
 def test_what_a_check_raises_itself_is_no_death() -> None:
     async def scenario() -> None:
         world = World()
@@ -232,7 +220,7 @@ def test_status_and_close() -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("bad", [{"count": 0}, {"count": 1, "attempts": 0}, {"count": 1, "limits": {"code": 0}}])
+@pytest.mark.parametrize("bad", [{"count": 0}, {"count": 1, "attempts": 0}])
 def test_nonsense_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         World().fleet(**bad)

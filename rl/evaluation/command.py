@@ -184,6 +184,7 @@ async def open_sampler(cfg: Config, progress: Progress) -> AsyncIterator[Sampler
 
 @asynccontextmanager
 async def _local(cfg: Config, progress: Progress) -> AsyncIterator[Sampler]:
+    from actors.verifier_fleet import over_actors
     from rl.cluster import create_rollouts, create_verifiers, start_actors, start_ray
 
     cluster = start_ray(cfg)
@@ -192,7 +193,8 @@ async def _local(cfg: Config, progress: Progress) -> AsyncIterator[Sampler]:
         create_verifiers(cfg, cluster)
         progress.phase("starting vLLM and the verifiers")
         await start_actors(cfg, cluster, progress.note)
-        yield Waves(cluster.rollouts, cluster.verifiers, sampling_of(cfg), seed=cfg.eval.seed, problems=cfg.eval.wave,
+        fleet = over_actors(cluster.verifiers)
+        yield Waves(cluster.rollouts, [fleet.handle], sampling_of(cfg), seed=cfg.eval.seed, problems=cfg.eval.wave,
                     timeout_s=cfg.engine.timeout_s)
     finally:
         cluster.stop()
@@ -205,7 +207,7 @@ async def _remote(cfg: Config, progress: Progress) -> AsyncIterator[Sampler]:
 
     engine, v = remote_engine(cfg), cfg.verifier
     pool = VerifierPool(v.count * v.workers, v.timeout_s, v.retries,
-                        spawn=spawner(cfg.sandbox.allow_weaker, **v.options))
+                        spawn=spawner(cfg.sandbox.allow_weaker, **v.options), limits=v.domain_limits)
     try:
         progress.phase(f"asking {engine.url} whether it has {engine.name}")
         await engine.health()

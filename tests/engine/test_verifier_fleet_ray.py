@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 
 from actors.messages import Problem
-from actors.verifier_fleet import VerifierFleet, over_ray
+from actors.verifier import Verifier
+from actors.verifier_fleet import VerifierFleet, over_actors
 
 COUNT = int(os.environ.get("RAYTHINK_FAULTS", "120"))
 KILLS = max(4, COUNT // 30)
@@ -50,7 +51,7 @@ async def judge_all(fleet: VerifierFleet, work: list[tuple[Problem, str, str]]) 
         done += 1
         if done in moments:
             alive = [member.handle for member in fleet.members if member.handle is not None]
-            ray.kill(rng.choice(alive), no_restart=True)
+            ray.kill(rng.choice(alive), no_restart=False)
         return verdict
 
     verdicts = await asyncio.gather(*(one(problem, text) for problem, text, _ in work))
@@ -72,7 +73,8 @@ def test_kills_change_no_verdict(live) -> None:
 
     rng, before = random.Random(0), checkers()
     work = [row(number, rng.random() < 0.5) for number in range(COUNT)]
-    fleet = over_ray(2, 1, TIMEOUT_S, RETRIES, True, limits={"code": 4})
+    remote = ray.remote(Verifier).options(num_cpus=0, max_concurrency=1000, max_restarts=-1)
+    fleet = over_actors([remote.remote(f"v{i}", 1, TIMEOUT_S, RETRIES, True, limits={"code": 4}) for i in range(2)])
     began = time.monotonic()
     verdicts, status = asyncio.run(judge_all(fleet, work))
     print(f"{COUNT} rows, {KILLS} kills, {status['restarts']} restarts, {status['retried']} asked again, "
