@@ -84,7 +84,10 @@ def _own_pid(actor: Any) -> int:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """What a run's folder says of it."""
-    last = max((folder / "checkpoints").glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
+    saved = (folder / "checkpoints").glob("step_*")
+    last = max(saved, key=lambda path: int(path.name.removeprefix("step_")), default=None)
+    if last is None:
+        return {"steps": 0, "recoveries_s": []}
     ledger = json.loads((last / "trainer.json").read_text())["ledger"]
     summary = json.loads((folder / "summary.json").read_text())
     path = folder / FLEET_FILE
