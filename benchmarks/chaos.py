@@ -1,9 +1,9 @@
 """python -m benchmarks.chaos [--kills 12] [--seed 0] [key=value ...]: kill -9 of actors during one real training run.
 
 Rollout, verifier and learner in turn, a random one of those alive, each a random while after its share of the steps,
-whatever of the others is still down; a run that ends before all kills were done ends with code 1. The run is the starter's with rl.staleness=1 unless keys say otherwise. Printed: each death and its
-recovery, groups trained (as many as without kills), the ledger's books, held-out pass@1. Last line: JSON. What is
-compared with, the same run without kills: `--kills 0`.
+whatever of the others is still down; a run that ends before all kills were done ends with code 1. The run is the
+starter's with rl.staleness=1 unless keys say otherwise. Printed: each death and its recovery, groups trained (as many
+as without kills), the ledger's books, held-out pass@1. Last line: JSON. To compare with, without kills: `--kills 0`.
 """
 
 from __future__ import annotations
