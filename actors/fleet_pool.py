@@ -48,10 +48,14 @@ def is_death(error: BaseException) -> bool:
 
 
 def is_gone(error: BaseException) -> bool:
-    """Whether the process is gone already, so that it need not be killed to be restarted."""
-    from ray.exceptions import RayActorError
+    """Whether the process is gone already, so that it need not be killed to be restarted.
 
-    return isinstance(error, RayActorError) or _cause(error) == "NotStarted"
+    A task's error that wraps an actor's is none: what the task was given came of another actor, and that one died.
+    """
+    from ray.exceptions import RayActorError, RayTaskError
+
+    gone = isinstance(error, RayActorError) and not isinstance(error, RayTaskError)
+    return gone or _cause(error) == "NotStarted"
 
 
 def _cause(error: BaseException) -> str:

@@ -1,9 +1,9 @@
 """python -m benchmarks.chaos [--kills 12] [--seed 0] [key=value ...]: kill -9 of actors during one real training run.
 
-Rollout, verifier and learner in turn, a random one of each, each a random while after a step and once what was killed
-before is back. The run is the starter's with rl.staleness=1 unless keys say otherwise. Printed: each death and its
-recovery, groups trained (as many as without kills), the ledger's books, held-out pass@1. Last line: JSON. What is
-compared with, the same run without kills: `--kills 0`.
+Rollout, verifier and learner in turn, a random one of those alive, each a random while after its share of the steps,
+whatever of the others is still down; a run that ends before all kills were done ends with code 1. The run is the
+starter's with rl.staleness=1 unless keys say otherwise. Printed: each death and its recovery, groups trained (as many
+as without kills), the ledger's books, held-out pass@1. Last line: JSON. To compare with, without kills: `--kills 0`.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Chaos(Session):
         rng, steps = random.Random(self.seed), self.cfg.rl.steps
         for number in range(self.kills):
             after = 1 + number * (steps - 2) // max(self.kills, 1)
-            while self.trainer.completed < after or not self._all_well():
+            while self.trainer.completed < after or not (alive := self._alive(KINDS[number % len(KINDS)])):
                 await asyncio.sleep(0.02)
-            await asyncio.sleep(rng.uniform(0, 2))
-            name = rng.choice(self._names(KINDS[number % len(KINDS)]))
+            await asyncio.sleep(rng.uniform(0, 1))
+            name = rng.choice(alive)
             pid, member = await self._pid(name), self._members()[name]
             before = member.deaths[-1:]
             self.done.append({"name": name, "step": self.trainer.completed, "at": time.time()})
@@ -59,16 +59,13 @@ class Chaos(Session):
             while member.deaths[-1:] == before:  # until it is noticed
                 await asyncio.sleep(0.02)
 
-    def _all_well(self) -> bool:
-        crew = self.trainer.crew
-        return all(fleet.settled() for fleet in (crew.engines.fleet, crew.verifiers.fleet, crew.learners))
-
     def _members(self) -> dict[str, Member]:
         crew = self.trainer.crew
         return crew.engines.fleet.members | crew.verifiers.fleet.members | crew.learners.members
 
-    def _names(self, kind: str) -> list[str]:
-        return [name for name in self._members() if name.startswith(kind)]
+    def _alive(self, kind: str) -> list[str]:
+        up = (State.HEALTHY, State.STALE)
+        return [name for name, member in self._members().items() if name.startswith(kind) and member.state in up]
 
     async def _pid(self, name: str) -> int:
         kind, _, number = name.partition("-")
@@ -84,7 +81,10 @@ def _own_pid(actor: Any) -> int:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """What a run's folder says of it."""
-    last = max((folder / "checkpoints").glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
+    saved = (folder / "checkpoints").glob("step_*")
+    last = max(saved, key=lambda path: int(path.name.removeprefix("step_")), default=None)
+    if last is None:
+        return {"steps": 0, "recoveries_s": []}
     ledger = json.loads((last / "trainer.json").read_text())["ledger"]
     summary = json.loads((folder / "summary.json").read_text())
     path = folder / FLEET_FILE
@@ -124,7 +124,7 @@ def main() -> int:
     for name, seconds in result["recoveries_s"]:
         print(f"{name} was back after {seconds} s")
     print(json.dumps(result))
-    return code
+    return code or int(result["kills"] < given.kills)
 
 
 if __name__ == "__main__":

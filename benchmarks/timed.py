@@ -79,13 +79,23 @@ class TimedEngine:
         return RolloutGroup(group_id, problem, NOTHING, completions)
 
     async def generate(self, share: Any, n: int, sampling: Any, seed: int) -> Any:
-        """A wave, as synchronous training asks for it: yields references."""
+        """A wave, as synchronous training asks for it: yields references.
+
+        As with Ray, the stream of an engine that dies does not raise: its last reference holds the death, and it ends.
+        """
         calls = [asyncio.ensure_future(self.group(group_id, problem, n, sampling, seed)) for group_id, problem in share]
         for done in asyncio.as_completed(calls):
-            group = await done
             reference = asyncio.get_running_loop().create_future()
-            reference.set_result(group)
+            try:
+                reference.set_result(await done)
+            except Exception as death:
+                reference.set_exception(death)
+                for call in calls:
+                    call.cancel()
             yield reference
+            if reference.exception():
+                await asyncio.gather(*calls, return_exceptions=True)
+                return
 
     async def cancel(self, group_id: int) -> None:
         if group_id in self._calls:

@@ -78,13 +78,12 @@ async def run_wave(
     With `keepers` a death costs time only: the share of an engine that died is asked of it again once it is back, with
     the same seed, which gives the same groups (those that had come already are left out); a verifier's is another's.
     """
-    started, verdicts = time.perf_counter(), asyncio.Queue()
-    next_verifier = itertools.cycle(verifiers)
+    started, verdicts, next_verifier = time.perf_counter(), asyncio.Queue(), itertools.cycle(verifiers)
 
-    async def judge(reference: Any) -> None:
+    async def judge(group: Any) -> None:
         try:
-            asked = keepers.judge(reference) if keepers else next(next_verifier).verify_group.remote(reference)
-            await verdicts.put(await asked)
+            ask = keepers.judge if keepers else next(next_verifier).verify_group.remote
+            await verdicts.put(await ask(group))
         except Exception as error:
             await verdicts.put(error)
 
@@ -92,11 +91,11 @@ async def run_wave(
         again = True
         while again:
             again = False
-            generate = rollouts[index].generate.options(num_returns="streaming").remote
-            stream = generate(share, n, sampling, wave_seed(*seed, index), *([plans] if plans else []))
+            arguments = [share, n, sampling, wave_seed(*seed, index), *([plans] if plans else [])]
+            stream = rollouts[index].generate.options(num_returns="streaming").remote(*arguments)
             try:
-                async for reference in stream:
-                    tasks.append(asyncio.create_task(judge(reference)))
+                async for item in stream:  # that of an engine that dies does not raise: its last reference does
+                    tasks.append(asyncio.create_task(judge(await item if keepers else item)))
             except Exception as error:
                 again = keepers is not None and await keepers.revived(index, error)
                 if not again:
@@ -132,11 +131,10 @@ class Keepers:
 
     plans: int = 0  # of each problem; then groups come with solutions as their parts
 
-    async def judge(self, group: Any) -> RolloutGroup:
-        """The group, or that behind a reference, verified by whoever lives."""
+    async def judge(self, group: RolloutGroup) -> RolloutGroup:
+        """The group, verified by whoever lives."""
         if not self.plans:
             return await self.verifiers.ask_any("verify_group", group)
-        group = group if isinstance(group, RolloutGroup) else await group
         checks = (self.verifiers.ask_any("verify_group", part) for part in group.parts)
         return with_credit(group, await asyncio.gather(*checks))
 

@@ -388,3 +388,5 @@ def test_what_counts_as_a_death():
     closed = RayTaskError("group", "traceback", EngineClosed()).as_instanceof_cause()
     assert is_death(closed) and not is_gone(closed)
     assert not is_death(RayTaskError("group", "traceback", ValueError("x")).as_instanceof_cause())
+    others = RayTaskError("verify_group", "traceback", ActorUnavailableError("", b"0" * 16)).as_instanceof_cause()
+    assert not is_death(others)  # the engine's whose group the verifier was given
