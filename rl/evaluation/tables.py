@@ -69,13 +69,13 @@ def _score(entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _ablation(name: str, arms: Mapping[str, Any]) -> Table:
-    columns = ("pass@1", "95 %", "points", "p", "tokens", "change", "all tokens", "errors")
+    columns = ("pass@1", "95 %", "points", "p", "tokens", "change", "all", "err")
     table = _table(f"scaffold on {name}", "", *columns)
     for arm, entry in arms.items():
         against = entry["against_plain"]
         first = arm == "plain"
         table.add_row(arm, *_score(entry), "" if first else f"{100 * against['difference']:+.1f}",
-                      "" if first else f"{against['p']:.2g}", f"{entry['tokens']:.0f}",
+                      "" if first else "<0.001" if against["p"] < 1e-3 else f"{against['p']:.2g}", f"{entry['tokens']:.0f}",
                       "" if first else f"{entry['tokens_change']:+.1%}", f"{entry['all_tokens']:.0f}",
                       str(entry["errors"]))
     return table
