@@ -69,14 +69,14 @@ def _score(entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _ablation(name: str, arms: Mapping[str, Any]) -> Table:
-    columns = ("pass@1", "95 %", "points", "p", "tokens", "change", "all tokens", "errors")
+    columns = ("pass@1", "95 %", "points", "p", "tokens", "change", "all", "err")
     table = _table(f"scaffold on {name}", "", *columns)
     for arm, entry in arms.items():
         against = entry["against_plain"]
-        first = arm == "plain"
-        table.add_row(arm, *_score(entry), "" if first else f"{100 * against['difference']:+.1f}",
-                      "" if first else f"{against['p']:.2g}", f"{entry['tokens']:.0f}",
-                      "" if first else f"{entry['tokens_change']:+.1%}", f"{entry['all_tokens']:.0f}",
+        p = "<0.001" if against["p"] < 1e-3 else f"{against['p']:.2g}"
+        beside = ["", ""] if arm == "plain" else [f"{100 * against['difference']:+.1f}", p]
+        change = "" if arm == "plain" else f"{entry['tokens_change']:+.1%}"
+        table.add_row(arm, *_score(entry), *beside, f"{entry['tokens']:.0f}", change, f"{entry['all_tokens']:.0f}",
                       str(entry["errors"]))
     return table
 
