@@ -8,8 +8,10 @@ it as a JSON string, and files are read one by one: they have no common Arrow sc
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,11 +220,12 @@ def batch_rows(metadata: Any) -> int:
 
 
 def _add(problems: dict[str, Problem], problem: Problem) -> None:
-    taken = problems.get(problem.id)
-    if taken is not None:
-        text = problem.question + problem.ground_truth
-        problem = Problem(**{**vars(problem), "id": f"{problem.id}#{_sha1(text)[:8]}"})
-    problems[problem.id] = problem
+    name = problem.id
+    if name in problems:
+        name = f"{problem.id}#{_sha1(problem.question + problem.ground_truth)[:8]}"
+    numbered = (f"{name}#{number}" for number in itertools.count(2))  # for rows that are the same in all
+    name = next(each for each in itertools.chain([name], numbered) if each not in problems)
+    problems[name] = replace(problem, id=name)
 
 
 def _messages(prompt: Any, where: str) -> tuple[dict[str, str], ...]:

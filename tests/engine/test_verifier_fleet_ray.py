@@ -74,7 +74,8 @@ def test_kills_change_no_verdict(live) -> None:
     rng, before = random.Random(0), checkers()
     work = [row(number, rng.random() < 0.5) for number in range(COUNT)]
     remote = ray.remote(Verifier).options(num_cpus=0, max_concurrency=1000, max_restarts=-1)
-    fleet = over_actors([remote.remote(f"v{i}", 1, TIMEOUT_S, RETRIES, True, limits={"code": 4}) for i in range(2)])
+    actors = [remote.remote(f"v{i}", 1, TIMEOUT_S, RETRIES, True, limits={"code": 4}) for i in range(2)]
+    fleet = over_actors(actors)
     began = time.monotonic()
     verdicts, status = asyncio.run(judge_all(fleet, work))
     print(f"{COUNT} rows, {KILLS} kills, {status['restarts']} restarts, {status['retried']} asked again, "
@@ -84,9 +85,8 @@ def test_kills_change_no_verdict(live) -> None:
     assert others == []
     assert len(verdicts) == COUNT and status["restarts"] >= KILLS // 2 and status["retried"] > 0
     assert Counter(member.in_flight for member in fleet.members) == {0: 2}
-    for member in fleet.members:
-        if member.handle is not None:
-            ray.kill(member.handle)
+    for actor in actors:
+        ray.kill(actor)
     deadline = time.monotonic() + 20
     while checkers() - before and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -177,3 +177,10 @@ def test_equal_indexes_do_not_collapse(tmp_path) -> None:
     good, _ = load_problems([path])
     assert len({p.id for p in good}) == 2
     assert good[1].id.startswith("math__starter:5#")
+
+
+def test_rows_that_are_the_same_in_all_are_all_kept(tmp_path) -> None:
+    path = tmp_path / "same.jsonl"
+    write_jsonl([row()] * 4, path)
+    found, _ = load_problems([path])
+    assert len({problem.id for problem in found}) == len(found) == 4
