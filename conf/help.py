@@ -25,7 +25,7 @@ def help_text(conf_dir: Path = CONF_DIR) -> str:
              "modes"]
     lines += [f"  {mode:<10}{text}" for mode, text in MODE_HELP.items()]
     lines += ["", "recipes (recipe=NAME, or the path of a .yaml file)"]
-    lines += [f"  {name:<16}{summary(conf_dir / 'recipes' / f'{name}.yaml')}" for name in names("recipes", conf_dir)]
+    lines += [f"  {name:<18}{summary(conf_dir / 'recipes' / f'{name}.yaml')}" for name in names("recipes", conf_dir)]
     for group in GROUPS:
         lines += ["", f"{group} groups ({group}=NAME replaces the recipe's {group} section)"]
         lines += [f"  {name:<14}{summary(conf_dir / group / f'{name}.yaml')}" for name in names(group, conf_dir)]

@@ -133,3 +133,9 @@ def test_a_stage_may_name_its_own_folder_but_not_its_own_checkpoint():
     assert pipeline.parse_stages(["data mode=prepare prepare.output={data}"])[0].name == "data"
     with pytest.raises(UserError, match="names no earlier stage"):
         pipeline.parse_stages(["sft mode=sft model.path={sft.hf}"])
+
+
+@pytest.mark.parametrize("recipe", ["pipeline", "ablation_start", "ablation_context"])
+def test_the_stages_of_the_recipes_load(recipe):
+    found = pipeline.stage_configs(load([f"recipe={recipe}"]))
+    assert list(found)[-1] in ("eval", "compare") and all(cfg.mode != "pipeline" for cfg in found.values())
