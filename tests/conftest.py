@@ -93,6 +93,11 @@ def starter_copy(tmp_path):
     return Path(shutil.copytree(STARTER, tmp_path / "model"))
 
 
+# Files of otherwise pure folders whose tests need a browser, a served port or torch, which takes seconds to import.
+NOT_PURE = {"test_page.py", "test_page_renderers.py", "test_openai_client.py", "test_foreign_tools.py", "test_layout.py",
+            "test_benchmarks_gpu_train.py", "test_block_attention.py", "test_cpu_layers.py"}
+
+
 def pytest_collection_modifyitems(items):
     """Pure tests first, then those that start processes, share the engine, or want the machine for themselves."""
     folders = {"sandbox": pytest.mark.process, "servers": pytest.mark.process,
@@ -100,6 +105,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if (folder := Path(item.fspath).parent.name) in folders:
             item.add_marker(folders[folder])
+        elif Path(item.fspath).name in NOT_PURE:
+            item.add_marker(pytest.mark.process)
     order = ["process", "engine"]
     items.sort(key=lambda item: max([order.index(m.name) + 1 for m in item.iter_markers() if m.name in order] or [0]))
     items.sort(key=lambda item: Path(item.fspath).parent.name == "chaos")
