@@ -94,8 +94,10 @@ def starter_copy(tmp_path):
 
 
 # Files of otherwise pure folders whose tests need a browser, a served port or torch, which takes seconds to import.
-NOT_PURE = {"test_page.py", "test_page_renderers.py", "test_openai_client.py", "test_foreign_tools.py", "test_layout.py",
-            "test_benchmarks_gpu_train.py", "test_block_attention.py", "test_cpu_layers.py"}
+NOT_PURE = {
+    "test_page.py", "test_page_renderers.py", "test_openai_client.py", "test_foreign_tools.py",
+    "test_layout.py", "test_block_attention.py", "test_cpu_layers.py", "test_benchmarks_gpu_train.py",
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
