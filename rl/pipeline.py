@@ -154,7 +154,8 @@ def run_stage(words: Sequence[str]) -> int:
     child = subprocess.Popen([sys.executable, str(ROOT / "main.py"), *words], cwd=Path.cwd())
     while True:
         try:
-            return child.wait()
+            code = child.wait()
+            return code if code >= 0 else 128 - code  # as a shell tells of a signal
         except KeyboardInterrupt:  # the terminal sent it to the stage as well, which saves and ends by itself
             continue
 
