@@ -139,3 +139,19 @@ def test_a_stage_may_name_its_own_folder_but_not_its_own_checkpoint():
 def test_the_stages_of_the_recipes_load(recipe):
     found = pipeline.stage_configs(load([f"recipe={recipe}"]))
     assert list(found)[-1] in ("eval", "compare") and all(cfg.mode != "pipeline" for cfg in found.values())
+
+
+@pytest.mark.parametrize(("ended", "code"), [(0, 0), (3, 3), (130, 130), (-9, 137)])
+def test_a_stage_that_a_signal_ended_has_the_code_that_a_shell_gives(monkeypatch, ended, code):
+    waits = iter([KeyboardInterrupt, ended])  # ctrl-C while it is waited for: the stage ends by itself
+
+    class Child:
+        def __init__(self, *_, **__): ...
+
+        def wait(self):
+            if (outcome := next(waits)) is KeyboardInterrupt:
+                raise KeyboardInterrupt
+            return outcome
+
+    monkeypatch.setattr(pipeline.subprocess, "Popen", Child)
+    assert pipeline.run_stage(["mode=train"]) == code
