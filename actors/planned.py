@@ -9,11 +9,31 @@ good solver under a bad plan would be punished for the plan. Pure.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from actors.messages import Problem, RolloutGroup, Verdict
 from actors.planner import clean
 from actors.prompts import parse_plan, plan_request, with_plan
+
+
+@dataclass(frozen=True)
+class Planning:
+    """Which groups are planned before they are solved: a share of them, `plans` plans each.
+
+    The others are asked as they are. A policy that only ever learns under plans forgets how to go without, and the
+    other way round: what is served asks it both ways.
+    """
+
+    plans: int
+    share: float = 1.0
+
+    def of(self, group_id: int) -> int:
+        """Plans of a group: the id alone says so, spread evenly, so that a group begun anew is of the same kind."""
+        return self.plans if int((group_id + 1) * self.share) > int(group_id * self.share) else 0
+
+    def prompts(self) -> float:
+        """Prompts that are solved for a group, in the mean."""
+        return 1 + (self.plans - 1) * self.share
 
 
 def plan_problem(problem: Problem) -> Problem:

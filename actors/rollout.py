@@ -19,7 +19,7 @@ from actors.engine import Request, Sampling
 from actors.engine.vllm import EngineClosed, VllmEngine, VllmSettings
 from actors.fleet_pool import Managed, NotStarted
 from actors.messages import Problem, RolloutGroup
-from actors.planned import plan_problem, solve_problem
+from actors.planned import Planning, plan_problem, solve_problem
 
 
 class PromptTooLong(ValueError):
@@ -49,15 +49,16 @@ class Rollout(Managed):
 
     async def generate(
         self, problems: Sequence[tuple[int, Problem]], n: int, sampling: Sampling, seed: int | None = None,
-        plans: int = 0,
+        planning: Planning | None = None,
     ) -> AsyncIterator[RolloutGroup]:
         """Yield an unverified RolloutGroup of `n` completions for each (group id, problem), as each finishes.
 
-        With `plans`, of that many plans each, with `n` solutions of every plan as parts, once all are there.
+        With `planning`, the groups that it says are of plans, with `n` solutions of every plan as parts; a wave's
+        groups then come once all are there. A plan that leaves no room for an answer is not followed.
         Raises PromptTooLong, naming the problem, before anything is generated.
         """
-        if plans:
-            async for group in self._planned(problems, n, sampling, seed, plans):
+        if planning:
+            async for group in self._planned(problems, n, sampling, seed, planning):
                 yield group
             return
         engine, prompts = self._ready(), {}
@@ -74,11 +75,12 @@ class Rollout(Managed):
             self._state = "ready"
 
     async def group(
-        self, group_id: int, problem: Problem, n: int, sampling: Sampling, seed: int | None = None, plans: int = 0
+        self, group_id: int, problem: Problem, n: int, sampling: Sampling, seed: int | None = None,
+        planning: Planning | None = None,
     ) -> RolloutGroup | None:
         """One unverified group, beside whatever else runs; None where `cancel` ended it. Raises PromptTooLong."""
         self._ready()
-        call = self._calls[group_id] = asyncio.create_task(self._one(group_id, problem, n, sampling, seed, plans))
+        call = self._calls[group_id] = asyncio.create_task(self._one(group_id, problem, n, sampling, seed, planning))
         try:
             await asyncio.wait([call])
             return None if call.cancelled() else call.result()
@@ -97,19 +99,32 @@ class Rollout(Managed):
         raise EngineClosed(f"{self.name} ended without a group")
 
     async def _planned(
-        self, problems: Sequence[tuple[int, Problem]], n: int, sampling: Sampling, seed: int | None, plans: int
+        self, problems: Sequence[tuple[int, Problem]], n: int, sampling: Sampling, seed: int | None, planning: Planning
     ) -> AsyncIterator[RolloutGroup]:
         """All plans first, then all solutions, so that each wave is a function of its seed."""
-        asked = [(group_id, plan_problem(problem)) for group_id, problem in problems]
-        planned = {g.group_id: g async for g in self.generate(asked, plans, sampling, seed)}
-        tasks = [(group_id, solve_problem(problem, plan.text))
-                 for group_id, problem in problems for plan in planned[group_id].completions]
-        numbered = [(number, task) for number, (_, task) in enumerate(tasks)]
+        asked = [(group_id, plan_problem(problem)) for group_id, problem in problems if planning.of(group_id)]
+        planned = {g.group_id: g async for g in self.generate(asked, planning.plans, sampling, seed)}
+        tasks: list[Problem] = []
+        places: dict[int, range] = {}  # of each group's tasks
+        for group_id, problem in problems:
+            plans = planned[group_id].completions if group_id in planned else ()
+            own = [self._solving(problem, plan.text, sampling) for plan in plans] or [problem]
+            places[group_id] = range(len(tasks), len(tasks) + len(own))
+            tasks += own
         following = None if seed is None else seed ^ 1
-        solved = {g.group_id: g async for g in self.generate(numbered, n, sampling, following)}
-        for first, (group_id, problem) in zip(range(0, len(tasks), plans), problems, strict=True):
-            parts = (replace(solved[first + i], group_id=group_id) for i in range(plans))
-            yield replace(planned[group_id], problem=problem, parts=tuple(parts))
+        solved = {g.group_id: g async for g in self.generate(list(enumerate(tasks)), n, sampling, following)}
+        for group_id, problem in problems:
+            parts = tuple(replace(solved[place], group_id=group_id) for place in places[group_id])
+            yield replace(planned[group_id], problem=problem, parts=parts) if group_id in planned else parts[0]
+
+    def _solving(self, problem: Problem, reply: str, sampling: Sampling) -> Problem:
+        """The problem with the plan of a reply; as it is where that would not fit into the engine's context."""
+        planned = solve_problem(problem, reply)
+        try:
+            self._encode(planned, sampling)
+        except PromptTooLong:
+            return problem
+        return planned
 
     async def ping(self) -> dict[str, Any]:
         """Counters, as a sign of life. Raises NotStarted after a restart, EngineClosed where vLLM has failed."""

@@ -197,6 +197,7 @@ class RLConfig:
                           ("wait", "cancel"))
     train_planner: bool = key(False, "train the policy to plan too: rl.plans a problem, rl.group_size solutions each")
     plans: int = key(4, "plans of one problem (rl.train_planner)")
+    planned_share: float = key(1.0, "share of the problems that are planned, the others are asked plainly")
 
 
 @dataclass

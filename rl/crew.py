@@ -12,6 +12,7 @@ from typing import Any
 
 from actors.fleet import Event, Fleet, State
 from actors.fleet_pool import Broadcaster, Pool, is_gone
+from actors.planned import Planning
 from conf.schema import Config
 from rl.cluster import Cluster, restart_learners, restart_rollout, restart_verifier
 from rl.dispatcher import ActorsLost, Keepers, ServiceFailure
@@ -42,7 +43,8 @@ class Crew:
         self.verifiers = pool("verifier", cluster.verifiers, restart_verifier)
         names = [f"learner-{i}" for i in range(len(cluster.learners))]
         self.learners = Fleet(names, time.monotonic, weights=False, listen=tell)
-        self.keepers = Keepers(self.engines, self.verifiers, cfg.rl.plans if cfg.rl.train_planner else 0)
+        planning = Planning(cfg.rl.plans, cfg.rl.planned_share) if cfg.rl.train_planner else None
+        self.keepers = Keepers(self.engines, self.verifiers, planning)
 
     def open(self) -> None:
         """Begin to look after them. Idempotent; needs a running event loop."""

@@ -42,8 +42,8 @@ class Record:
 
 def record_of(group: RolloutGroup) -> Record | None:
     """A group's record; None where no completion has a verdict, since failed checks say nothing of the problem."""
-    valid = [(v, len(c.token_ids)) for c, v in zip(group.completions, group.verdicts, strict=True)
-             if v.status != "error"]
+    valid = [(v, len(c.token_ids)) for answered in group.answers
+             for c, v in zip(answered.completions, answered.verdicts, strict=True) if v.status != "error"]
     lengths = [length for verdict, length in valid if verdict.status == "correct"]
     return Record(len(valid), len(lengths), max(lengths, default=0), sum(lengths)) if valid else None
 

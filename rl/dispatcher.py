@@ -18,7 +18,7 @@ from typing import Any
 from actors.engine import Sampling
 from actors.fleet_pool import Pool, is_death
 from actors.messages import Problem, RolloutGroup
-from actors.planned import with_credit
+from actors.planned import Planning, with_credit
 from rl.ledger import Ledger
 from rl.source import Source
 
@@ -71,7 +71,7 @@ async def run_wave(
     timeout_s: float,
     wave: Wave,
     keepers: Keepers | None = None,
-    plans: int = 0,
+    planning: Planning | None = None,
 ) -> AsyncIterator[RolloutGroup]:
     """Yield each group once it is verified. Raises ServiceFailure naming the actor that died or did not answer.
 
@@ -91,7 +91,7 @@ async def run_wave(
         again = True
         while again:
             again = False
-            arguments = [share, n, sampling, wave_seed(*seed, index), *([plans] if plans else [])]
+            arguments = [share, n, sampling, wave_seed(*seed, index), *([planning] if planning else [])]
             stream = rollouts[index].generate.options(num_returns="streaming").remote(*arguments)
             try:
                 async for item in stream:  # that of an engine that dies does not raise: its last reference does
@@ -129,11 +129,11 @@ class Keepers:
     engines: Pool
     verifiers: Pool
 
-    plans: int = 0  # of each problem; then groups come with solutions as their parts
+    planning: Planning | None = None  # then groups may come with solutions as their parts
 
     async def judge(self, group: RolloutGroup) -> RolloutGroup:
         """The group, verified by whoever lives."""
-        if not self.plans:
+        if not group.parts:
             return await self.verifiers.ask_any("verify_group", group)
         checks = (self.verifiers.ask_any("verify_group", part) for part in group.parts)
         return with_credit(group, await asyncio.gather(*checks))
@@ -215,7 +215,7 @@ class Dispatcher:
     async def _round(self, problems, seed, wave, result: Collected, progress) -> None:
         waves = run_wave(
             self._rollouts, self._verifiers, problems, self._group_size, self._sampling, seed, self._timeout_s, wave,
-            self._keepers, self._keepers.plans if self._keepers else 0,
+            self._keepers, self._keepers.planning if self._keepers else None,
         )
         done = 0
         async for group in waves:

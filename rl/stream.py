@@ -18,6 +18,7 @@ from typing import Any
 from actors.engine import Sampling
 from actors.fleet_pool import Lost, Pool
 from actors.messages import Problem, RolloutGroup
+from actors.planned import Planning
 from rl.dispatcher import Collected, ServiceFailure, service_failure, wave_seed
 from rl.ledger import Ledger
 from rl.source import Source
@@ -110,14 +111,15 @@ class Stream:
         total_steps: int,
         refill: bool = True,
         wait: bool = True,
-        plans: int = 0,
+        planning: Planning | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._source, self._ledger, self._engines, self._judge = source, ledger, engines, judge
         self._group_size, self._sampling, self._seed, self._timeout_s = group_size, sampling, seed, timeout_s
-        self._plans = [plans] if plans else []
+        self._planning = [planning] if planning else []
         self._keep, self._total_steps, self._refill, self._wait = keep, total_steps, refill, wait
-        self.slots = Slots(list(engines.handles), sequences, group_size * max(plans, 1))
+        solutions = round(group_size * planning.prompts()) if planning else group_size
+        self.slots = Slots(list(engines.handles), sequences, solutions)
         self._step = 0  # until the first collect nothing is asked for
         self._problems: dict[int, Problem] = {}  # of the running groups
         self._orphans: list[int] = []  # running groups that no engine has
@@ -218,7 +220,7 @@ class Stream:
         self._attempts += 1
         seed = wave_seed(self._seed, group_id, self._attempts)
         arguments = (group_id, self._problems[group_id], self._group_size, self._sampling, seed)
-        arguments += tuple(self._plans)
+        arguments += tuple(self._planning)
         try:
             with self._generating:
                 return await self._engines.ask(name, "group", *arguments)

@@ -76,7 +76,7 @@ class Trainer:
         rl, keepers = self.cfg.rl, self.crew.keepers
         return Stream(self.source, self.ledger, keepers.engines, keepers.judge, sequences=self.cfg.engine.max_num_seqs,
                       total_steps=rl.steps, refill=rl.refill_rounds > 0, wait=rl.stragglers == "wait",
-                      plans=keepers.plans, **self._common())
+                      planning=keepers.planning, **self._common())
 
     async def step(self, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any]:
         """Collect, learn, publish; returns the step's metrics (names of the design).

@@ -10,11 +10,12 @@ import pytest
 
 from actors.engine import Sampling
 from actors.messages import Completion, Problem, RolloutGroup, Verdict
-from actors.planned import plan_problem, solve_problem, with_credit
+from actors.planned import Planning, plan_problem, solve_problem, with_credit
 from actors.prompts import PLAN_REQUEST
 from actors.rollout import Rollout
 from conf.schema import RLConfig
 from rl.batch import filter_reason, rollout_metrics, sequences
+from rl.curriculum import Record, record_of
 from rl.packing import token_batch
 
 PROBLEM = Problem("p", ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 3 * 4 = ?"}),
@@ -136,7 +137,7 @@ def test_plans_come_first_and_solutions_of_each_after_them():
     asked = [(i, Problem(str(i), ({"role": "user", "content": f"{i}?"},), "math", "math", "1")) for i in (4, 9)]
 
     async def collect():
-        return [group async for group in rollout.generate(asked, 3, Sampling(max_tokens=8), 12, 2)]
+        return [group async for group in rollout.generate(asked, 3, Sampling(max_tokens=8), 12, Planning(2))]
 
     groups = asyncio.run(collect())
     assert engine.calls == [([2, 2], 12), ([3, 3, 3, 3], 13)]
@@ -146,3 +147,41 @@ def test_plans_come_first_and_solutions_of_each_after_them():
         for number, part in enumerate(group.parts):
             assert part.group_id == group.group_id and len(part.completions) == 3
             assert part.completions[0].text == f"{group.group_id}?\nPlan: Way {number} for {group.group_id}."
+
+
+def wave(ids: list[int], planning: Planning) -> tuple[list[RolloutGroup], Engine]:
+    rollout = Rollout("rollout-0", SimpleNamespace(max_model_len=10_000))
+    rollout._engine = engine = Engine()
+    asked = [(i, Problem(str(i), ({"role": "user", "content": f"{i}?"},), "math", "math", "1")) for i in ids]
+
+    async def collect():
+        return [group async for group in rollout.generate(asked, 3, Sampling(max_tokens=8), 12, planning)]
+
+    return asyncio.run(collect()), engine
+
+
+def test_a_share_of_the_groups_is_planned_and_the_others_are_asked_plainly_in_the_same_wave():
+    groups, engine = wave([0, 1, 2, 3], Planning(2, share=0.5))
+    assert engine.calls == [([2, 2], 12), ([3] * 6, 13)]
+    assert [len(g.parts) for g in groups] == [0, 2, 0, 2]
+    assert [c.text for c in groups[2].completions] == ["2?"] * 3
+    assert groups[3].parts[1].completions[0].text == "3?\nPlan: Way 1 for 3."
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.75, 1.0])
+def test_a_share_is_spread_evenly(share):
+    kinds = [bool(Planning(3, share).of(i)) for i in range(1000)]
+    assert sum(kinds) == pytest.approx(1000 * share, abs=1)
+    assert all(abs(sum(kinds[i : i + 20]) - 20 * share) <= 1 for i in range(0, 1000, 20))
+
+
+def test_a_plan_that_leaves_no_room_for_an_answer_is_not_followed():
+    long = Rollout("rollout-0", SimpleNamespace(max_model_len=30))
+    long._engine = Engine()
+    problem = Problem("p", ({"role": "user", "content": "7?"},), "math", "math", "1")
+    assert long._solving(problem, "<plan>Short.</plan>", Sampling(max_tokens=8)) != problem
+    assert long._solving(problem, f"<plan>{'Long way. ' * 9}</plan>", Sampling(max_tokens=8)) == problem
+
+
+def test_a_problem_s_record_is_of_its_solutions_not_of_its_plans():
+    assert record_of(planned((1.0, 0.0), (1.0, None))) == Record(tries=3, solved=3, longest=1, tokens=3)

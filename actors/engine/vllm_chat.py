@@ -89,7 +89,9 @@ class VllmChat:
         """Counters for /metrics: requests running, tokens generated, policy version, acceptance of drafts."""
         counters = await self.engine.control(self._speculation) if self.settings.log_stats else {}
         drafts = acceptance(counters) if self.settings.speculative else {}
-        return {**self.engine.stats(), **drafts}
+        stats = self.engine.stats()
+        running, waiting = stats.pop("sequences")
+        return {**stats, "sequences_running": running, "sequences_waiting": waiting, **drafts}
 
     def _speculation(self) -> dict[str, float]:
         found: dict[str, float] = {}
