@@ -1,4 +1,4 @@
-"""python -m benchmarks.serve [--questions N] [--seeds N] [--skip-peers]: the service beside its engine and its peers.
+"""python -m benchmarks.serve [--questions N] [--seeds N] [--skip-peers] [key=value ...]: the service beside its engine and its peers.
 
 `main.py mode=serve` with the embedded policy on two cores, asked over HTTP; questions are held-out ones, answers are
 judged by our verifier. (a) One question at a time: plan and best of three beside the bare engine's planner call and
@@ -142,10 +142,11 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=96, help="held-out questions")
     parser.add_argument("--seeds", type=int, default=3, help="samples of each question where right answers are counted")
     parser.add_argument("--skip-peers", action="store_true", help="no vllm serve, no optillm")
+    parser.add_argument("keys", nargs="*", help="of the service's configuration, as serve.prune=false")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     with tempfile.TemporaryDirectory(prefix="raythink-bench-") as empty:
-        words = ["mode=serve", "model.device=cpu", f"run.dir={empty}"]
+        words = ["mode=serve", "model.device=cpu", f"run.dir={empty}", *options.keys]
         cfg = configuration(words)
         problems = heldout(cfg, options.questions, cfg.eval.seed)
         result = asyncio.run(measure(cfg, problems, options.seeds, options.skip_peers, words))

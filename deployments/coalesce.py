@@ -7,10 +7,13 @@ between fifty and two hundred pieces a second.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
+from typing import TypeVar
 
 from actors.engine.chat import Chunk
+
+T = TypeVar("T")
 
 
 def joined(chunks: Sequence[Chunk]) -> Chunk:
@@ -29,28 +32,34 @@ def joined(chunks: Sequence[Chunk]) -> Chunk:
     )
 
 
-async def coalesced(chunks: AsyncIterator[Chunk], window_s: float, at_once: bool = True) -> AsyncIterator[Chunk]:
-    """The chunks, joined: the first `at_once`, then what has come by the end of each window; the end waits for none.
+async def coalesced(
+    items: AsyncIterator[T], window_s: float, at_once: bool = True, urgent: Callable[[T], bool] = lambda item: False
+) -> AsyncIterator[list[T]]:
+    """What comes together: the first item `at_once`, then all that has come by the end of each window.
 
-    Raises what `chunks` raises, after what came before it. Closing this closes `chunks`.
+    The end of the items waits for no window, nor does an `urgent` one. Raises what `items` raises, after what came
+    before it. Closing this closes `items`.
     """
-    waiting: list[Chunk] = []
-    news, ended = asyncio.Event(), asyncio.Event()
+    waiting: list[T] = []
+    news, hurry, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def pump() -> None:
         try:
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    waiting.append(chunk)
+            async with aclosing(items):
+                async for item in items:
+                    waiting.append(item)
                     news.set()
+                    if urgent(item):
+                        hurry.set()
         finally:
             ended.set()
+            hurry.set()
             news.set()
 
     async def window() -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(window_s):
-                await ended.wait()
+                await hurry.wait()
 
     task = asyncio.create_task(pump())
     try:
@@ -61,7 +70,9 @@ async def coalesced(chunks: AsyncIterator[Chunk], window_s: float, at_once: bool
             news.clear()
             if waiting:
                 batch, waiting[:] = list(waiting), []
-                yield joined(batch)
+                if not ended.is_set():
+                    hurry.clear()
+                yield batch
             if ended.is_set() and not waiting:
                 await task  # raises what it raised
                 return

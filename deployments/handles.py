@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from actors.engine.chat import ChatRequest, Chunk, EngineError, EngineGone
 from actors.messages import Comparison, Plan, Problem, Verdict
 from actors.planner import Planned
+from deployments.siblings import Piece, Pruning, bounded
 
 T = TypeVar("T")
 
@@ -54,8 +55,8 @@ class HandleEngine:
         while True:
             answered = False
             try:
-                bounded = replace(request, timeout_s=max(deadline - loop.time(), 1e-3))
-                async with aclosing(self._once(bounded, deadline)) as chunks:
+                asked = replace(request, timeout_s=max(deadline - loop.time(), 1e-3))
+                async with aclosing(self._items("stream", deadline, asked)) as chunks:
                     async for chunk in chunks:
                         answered = True
                         yield chunk
@@ -65,14 +66,41 @@ class HandleEngine:
                     raise
             await asyncio.sleep(RETRY_S)
 
-    async def _once(self, request: ChatRequest, deadline: float) -> AsyncIterator[Chunk]:
-        response = self._handle.options(stream=True).stream.remote(request)
+    async def stream_all(
+        self, requests: Mapping[int, ChatRequest], pruning: Pruning | None = None
+    ) -> AsyncIterator[Piece]:
+        """As Siblings.stream_all, of one replica; one that goes in the middle fails all replies that it was writing."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + max(request.timeout_s for request in requests.values())
+        waiting, answered = set(requests), False
+        while waiting:
+            asked = bounded(requests, max(deadline - loop.time(), 1e-3))
+            try:
+                async with aclosing(self._items("stream_all", deadline, asked, pruning)) as items:
+                    async for pieces in items:
+                        answered = True
+                        for piece in pieces:
+                            waiting -= {piece.index} if piece.ends else set()
+                            yield piece
+                failure: Exception = EngineError(f"{self.name} ended in the middle of its replies")
+            except Exception as error:
+                failure = error
+            if isinstance(failure, EngineGone) and not answered and loop.time() + RETRY_S < deadline:
+                await asyncio.sleep(RETRY_S)
+                continue
+            for index in sorted(waiting):
+                yield Piece(index, failure=failure)
+            return
+
+    async def _items(self, method: str, deadline: float, *arguments: Any) -> AsyncIterator[Any]:
+        """What a replica's generator yields. Raises what it raises, EngineGone, or TimeoutError at the deadline."""
+        response = getattr(self._handle.options(stream=True), method).remote(*arguments)
         finished = False
         try:
             while True:
                 try:
                     async with asyncio.timeout_at(deadline):
-                        chunk = await anext(response)
+                        item = await anext(response)
                 except StopAsyncIteration:
                     finished = True
                     return
@@ -81,7 +109,7 @@ class HandleEngine:
                 except Exception as error:
                     finished = True
                     raise _raised(error) from error
-                yield chunk
+                yield item
         finally:
             if not finished:
                 response.cancel()

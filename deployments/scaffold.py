@@ -16,20 +16,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from actors.checkers.compare import by_spelling
-from actors.engine.chat import BadRequest, ChatEngine, ChatRequest, EngineGone, Usage
+from actors.engine.chat import ChatEngine, ChatRequest, EngineGone, Usage
 from actors.engine.partial import PartialReply
 from actors.messages import Comparison, Plan
 from actors.planner import Planned, Planner, pays
 from actors.prompts import as_data, with_plan
 from actors.selection import Candidate, Decision, State, decide, tournament
 from deployments import events
+from deployments.conversation import split_conversation
 from deployments.effort import EFFORTS, ScaffoldSettings
 from deployments.events import Event, Selected, split_reasoning
 from deployments.judging import Judge
-from deployments.pruning import Sureness, has_examples, hopeless, kept, window_of
+from deployments.pruning import Sureness, has_examples, kept, window_of
+from deployments.siblings import Beside, Piece, Pruning, Siblings
 
 __all__ = ["EFFORTS", "Comparer", "Event", "NoCandidate", "Scaffold", "ScaffoldSettings", "split_reasoning"]
 
@@ -65,14 +68,14 @@ class Scaffold:
     def __init__(
         self,
         *,
-        solver_engine: ChatEngine,
+        solver_engine: ChatEngine | Siblings,
         planner_engine: ChatEngine | None = None,
         judge_engine: ChatEngine | None = None,
         planner: Planner | None = None,
         verifier: Comparer | None = None,
         logprobs: bool = True,
     ) -> None:
-        self.solver_engine = solver_engine
+        self.solvers: Siblings = solver_engine if hasattr(solver_engine, "stream_all") else Beside(solver_engine)
         self.planner_engine = planner_engine or solver_engine
         self.planner = planner or Planner()
         self.judge = Judge(judge_engine) if judge_engine is not None else None
@@ -105,6 +108,7 @@ class _Track:
         self.reason = ""
         self.restarts = 0
         self.sureness = Sureness(window)
+        self.started = 0.0  # the loop's time
 
 
 class _Run:
@@ -112,7 +116,7 @@ class _Run:
 
     def __init__(self, scaffold: Scaffold, messages: Sequence[Mapping[str, Any]], settings: ScaffoldSettings) -> None:
         self.parts, self.settings = scaffold, settings
-        self.history, self.question, self.rest = _split(messages)
+        self.history, self.question, self.rest = split_conversation(messages)
         # not bounded: a slow reader must not slow the engines, and max_tokens bounds what can pile up
         self.events: asyncio.Queue[Event | None] = asyncio.Queue()
         self.tracks = [_Track(index, window_of(settings.max_tokens)) for index in range(settings.candidates)]
@@ -175,70 +179,79 @@ class _Run:
         """Run all candidates until the vote is decided; then, or when cancelled, end those that still run."""
         # where examples decide, a candidate that is less sure may still be the one that passes them
         self.pruning = self.pruning and not has_examples(self.question)
-        tasks = self.tasks = [asyncio.create_task(self.candidate(track)) for track in self.tracks]
+        self.ask(self.tracks)
         try:
             while not self.decision().decided:
                 await self.changed.wait()
                 self.changed.clear()
                 await self.compare()
         finally:
-            for task in tasks:
+            for task in self.tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*self.tasks, return_exceptions=True)
             for track in self.tracks:
                 if track.state == "running":
                     late = self.scope.expired()
                     cause = TimeoutError(f"no answer within {self.settings.deadline_s:g} s") if late else None
                     self.drop(track, "late" if late else "cancelled", cause, UNNEEDED)
 
-    async def candidate(self, track: _Track) -> None:
-        """Stream one candidate. What the engine raises ends this candidate only."""
-        started = self.loop.time()
+    def ask(self, tracks: Sequence[_Track]) -> None:
+        """Begin candidates, all of one engine."""
+        for track in tracks:
+            track.started = self.loop.time()
+        self.tasks.append(asyncio.create_task(self.read(tracks)))
+
+    async def read(self, tracks: Sequence[_Track]) -> None:
+        """Their pieces, to the last one. What the engine raises ends the candidates that it was writing."""
+        requests = {track.index: self.request(track.index) for track in tracks}
+        ended = {t.index: t.sureness.lowest for t in self.tracks if t.state == "finished"}
+        pruning = Pruning(tracks[0].window, kept(len(self.tracks)), ended) if self.pruning else None
         try:
-            while not await self.attempt(track):
-                pass
-        except Exception as failure:  # of the engine or its transport
-            if track.state == "running":
-                self.drop(track, "late" if isinstance(failure, TimeoutError) else "failed", failure)
-                self.revive()
-        if track.state == "running":
-            track.state, reply = "finished", track.reply
-            answer, seconds = split_reasoning(reply.text)[1], self.loop.time() - started
-            done = events.CandidateDone(
-                track.index, answer, reply.finish_reason or "", reply.tokens, seconds, reply.confidence
-            )
-            self.events.put_nowait(done)
+            async with aclosing(self.parts.solvers.stream_all(requests, pruning)) as pieces:
+                async for piece in pieces:
+                    self.take(self.tracks[piece.index], piece)
+        except Exception as failure:
+            for track in tracks:
+                if track.state == "running":
+                    self.failed(track, failure)
+
+    def take(self, track: _Track, piece: Piece) -> None:
+        """The next piece of a candidate."""
+        if track.state != "running":
+            return
+        if piece.failure is not None:
+            self.failed(track, piece.failure)
+        elif piece.stopped:
+            self.drop(track, "cancelled", None, "far less sure than another candidate")
+            self.pruned.append(track)
+            self.revive()
+        else:
+            chunk, reply = piece.chunk, track.reply
+            reply.add(chunk)
+            track.sureness.add(token.logprob for token in chunk.logprobs)
+            if chunk.text:
+                self.events.put_nowait(events.CandidateDelta(track.index, chunk.text, chunk.tokens))
+            if chunk.finish_reason:
+                self.finished(track)
         self.changed.set()
 
-    async def attempt(self, track: _Track) -> bool:
-        """Read one reply; False where its engine went away and another may be asked. Raises what the engine raises."""
-        reply = track.reply
-        try:
-            async for chunk in self.parts.solver_engine.stream(self.request(track.index)):
-                reply.add(chunk)
-                if chunk.text:
-                    self.events.put_nowait(events.CandidateDelta(track.index, chunk.text, chunk.tokens))
-                if self.pruning:
-                    track.sureness.add(token.logprob for token in chunk.logprobs)
-                    self.prune()
-            reply.check_ended(self.parts.solver_engine)
-            return True
-        except EngineGone as failure:
-            if track.restarts >= RESTARTS or self.remaining_s() <= 0:
-                raise
+    def finished(self, track: _Track) -> None:
+        track.state, reply = "finished", track.reply
+        answer, seconds = split_reasoning(reply.text)[1], self.loop.time() - track.started
+        done = events.CandidateDone(
+            track.index, answer, reply.finish_reason or "", reply.tokens, seconds, reply.confidence
+        )
+        self.events.put_nowait(done)
+
+    def failed(self, track: _Track, failure: Exception) -> None:
+        """Ask anew where only the engine's process went away; else this candidate is over."""
+        self.changed.set()
+        if isinstance(failure, EngineGone) and track.restarts < RESTARTS and self.remaining_s() > 0:
             track.restarts += 1
             self.anew(track, str(failure)[:300])
-            return False
-
-    def prune(self) -> None:
-        """Stop candidates that are far less sure than another; one whose end has come is none of them."""
-        lowest = {t.index: t.sureness.lowest for t in self.tracks if t.state in ("running", "finished")}
-        running = [t.index for t in self.tracks if t.state == "running" and not t.reply.finish_reason]
-        for index in hopeless(lowest, running, kept(len(self.tracks))):
-            self.drop(self.tracks[index], "cancelled", None, "far less sure than another candidate")
-            self.pruned.append(self.tracks[index])
-            self.tasks[index].cancel()
-            self.changed.set()
+            return
+        self.drop(track, "late" if isinstance(failure, TimeoutError) else "failed", failure)
+        self.revive()
 
     def revive(self) -> None:
         """Ask anew the surest of those that were stopped, where the ones that they were stopped for have failed."""
@@ -247,13 +260,13 @@ class _Run:
             self.pruned.remove(track)
             track.state, track.reason = "running", ""
             self.anew(track, "the candidates that it was stopped for have failed")
-            self.tasks[track.index] = asyncio.create_task(self.candidate(track))
 
     def anew(self, track: _Track, reason: str) -> None:
-        """Forget what a candidate wrote, but for its tokens."""
+        """Begin a candidate again: what it wrote is forgotten, but for its tokens."""
         tokens, self.overhead = track.reply.tokens, self.overhead + track.reply.usage
         track.reply, track.sureness = PartialReply(), Sureness(track.window)
         self.events.put_nowait(events.CandidateRestarted(track.index, reason, tokens))
+        self.ask([track])
 
     def request(self, index: int) -> ChatRequest:
         """Candidate `index`'s request: the conversation with the plan in its last question."""
@@ -270,7 +283,7 @@ class _Run:
             top_logprobs=0 if s.top_logprobs is None and wants_logprobs else s.top_logprobs,
             response_format=s.response_format,
             timeout_s=max(self.remaining_s(), 1e-3),
-            live=s.live or self.pruning,
+            live=s.live,
         )
 
     def drop(self, track: _Track, state: State, failure: Exception | None, reason: str = "") -> None:
@@ -380,20 +393,3 @@ class _Run:
 def _shown(text: str) -> str:
     """What a judge sees of a candidate: its answer; where it has none, how it ends."""
     return split_reasoning(text)[1] or text[-2000:]
-
-
-def _split(
-    messages: Sequence[Mapping[str, Any]],
-) -> tuple[tuple[Mapping[str, Any], ...], str, tuple[Mapping[str, Any], ...]]:
-    """A conversation before, in and after its last user message; what users wrote is data. Raises BadRequest."""
-    for message in messages:
-        if not isinstance(message.get("content"), str):
-            raise BadRequest("every message needs a text as its content")
-    asked = [place for place, message in enumerate(messages) if message.get("role") == "user"]
-    if not asked:
-        raise BadRequest("the messages hold no user's question")
-    safe = tuple(
-        {**message, "content": as_data(message["content"])} if message.get("role") == "user" else message
-        for message in messages
-    )
-    return safe[: asked[-1]], messages[asked[-1]]["content"], safe[asked[-1] + 1 :]

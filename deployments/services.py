@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 from actors.engine.chat import ChatRequest, Chunk, EngineError
 from actors.engine.vllm import VllmSettings
 from actors.messages import Comparison, Problem, Verdict
-from deployments.coalesce import coalesced
+from deployments.coalesce import coalesced, joined
 from deployments.follow import check_same_shapes, newest, shapes
+from deployments.siblings import Beside, Piece, Pruning, gathered
 
 log = logging.getLogger("ray.serve.raythink")  # below Serve's own, whose handlers a replica has
 
@@ -88,8 +90,20 @@ class EngineService:
     async def stream(self, request: ChatRequest) -> AsyncIterator[Chunk]:
         """As ChatEngine.stream, in fewer chunks."""
         window_s = WINDOW_S if request.live else UNREAD_WINDOW_S
-        async for chunk in coalesced(self.engine.stream(request), window_s, at_once=request.live):
-            yield chunk
+        async with aclosing(coalesced(self.engine.stream(request), window_s, at_once=request.live)) as batches:
+            async for chunks in batches:
+                yield joined(chunks)
+
+    async def stream_all(
+        self, requests: Mapping[int, ChatRequest], pruning: Pruning | None
+    ) -> AsyncIterator[tuple[Piece, ...]]:
+        """As Siblings.stream_all, several pieces at a time; the end of a reply is told at once."""
+        live = any(request.live for request in requests.values())
+        pieces = Beside(self.engine).stream_all(requests, pruning)
+        window_s = WINDOW_S if live else UNREAD_WINDOW_S
+        async with aclosing(coalesced(pieces, window_s, at_once=live, urgent=lambda piece: piece.ends)) as batches:
+            async for together in batches:
+                yield gathered(together)
 
     async def check_health(self) -> None:
         """Raises where the engine, or what follows the run, has ended: a new replica is started then."""

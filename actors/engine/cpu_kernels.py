@@ -16,7 +16,7 @@ from vllm import ir
 from vllm.platforms import current_platform
 
 NAME = "raythink_cpu"
-BLOCK = 32  # tokens in a block of the KV cache (VllmSettings.block_size)
+BLOCK = 32  # tokens in a block of the KV cache
 
 current_platform.import_kernels()
 AVAILABLE = hasattr(torch.ops._C, "rms_norm") and hasattr(torch.ops._C, "fused_add_rms_norm")

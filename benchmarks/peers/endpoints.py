@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from actors.engine.cpu_kernels import BLOCK
 from actors.engine.vllm import VllmSettings, environment
 from benchmarks.servers import Server, free_port
 
@@ -20,7 +21,7 @@ def vllm_serve(settings: VllmSettings, max_model_len: int) -> Server:
         str(Path(sys.executable).parent / "vllm"), "serve", settings.model_path, "--served-model-name", MODEL,
         "--host", "127.0.0.1", "--port", str(port), "--dtype", settings.dtype, "--seed", str(settings.seed),
         "--max-model-len", str(max_model_len), "--max-num-seqs", str(settings.max_num_seqs),
-        "--max-num-batched-tokens", str(settings.max_batched_tokens), "--block-size", str(settings.block_size),
+        "--max-num-batched-tokens", str(settings.max_batched_tokens), "--block-size", str(BLOCK),
         "--uvicorn-log-level", "warning", *(["--enforce-eager"] if settings.enforce_eager else []),
     ]  # fmt: skip
     return Server("vllm serve", command, port, variables)

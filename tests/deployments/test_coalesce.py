@@ -27,7 +27,7 @@ async def burst(fail: Exception | None = None) -> AsyncIterator[Chunk]:
 
 def collect(chunks: AsyncIterator[Chunk], window_s: float, at_once: bool = True) -> list[Chunk]:
     async def run() -> list[Chunk]:
-        return [chunk async for chunk in coalesced(chunks, window_s, at_once)]
+        return [joined(together) async for together in coalesced(chunks, window_s, at_once)]
 
     return asyncio.run(run())
 
@@ -49,8 +49,8 @@ def test_a_failure_comes_after_what_came_before_it():
     seen = []
 
     async def run() -> None:
-        async for chunk in coalesced(burst(EngineError("gone")), 3600.0):
-            seen.append(chunk.text)
+        async for together in coalesced(burst(EngineError("gone")), 3600.0):
+            seen.append(joined(together).text)
 
     with pytest.raises(EngineError, match="gone"):
         asyncio.run(run())
@@ -81,3 +81,19 @@ def test_what_nobody_reads_along_comes_in_one_piece_where_the_window_is_long_eno
     assert [chunk.text for chunk in collect(burst(), 60.0, at_once=False)] == ["plan!"]
     with pytest.raises(EngineError, match="gone"):
         collect(burst(EngineError("gone")), 60.0, at_once=False)
+
+
+def test_an_urgent_item_does_not_wait_for_the_window():
+    async def items() -> AsyncIterator[int]:
+        for number in (1, 2, 9, 3, 4, 9):
+            yield number
+            await asyncio.sleep(0)
+        await asyncio.Event().wait()  # the end never comes
+
+    async def run() -> list[list[int]]:
+        together = coalesced(items(), 3600.0, at_once=False, urgent=lambda number: number == 9)
+        found = [await anext(together), await anext(together)]
+        await together.aclose()
+        return found
+
+    assert asyncio.run(run()) == [[1, 2, 9], [3, 4, 9]]
