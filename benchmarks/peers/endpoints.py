@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from actors.engine.cpu_kernels import BLOCK
 from actors.engine.vllm import VllmSettings, environment
 from benchmarks.servers import Server, free_port
 
@@ -14,6 +13,8 @@ MODEL = "starter"  # the name that vLLM serves it under
 
 def vllm_serve(settings: VllmSettings, max_model_len: int) -> Server:
     """`vllm serve` with the settings of our own engine; its engine has a process of its own, as is its default."""
+    from actors.engine.cpu_kernels import BLOCK  # here: the bare engine's process must not load torch before its time
+
     port = free_port()
     variables = environment(settings)
     del variables["VLLM_ENABLE_V1_MULTIPROCESSING"]
