@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: setup train test serve bench clean
+.PHONY: setup train test serve suffix bench clean
 
 setup: $(READY)
 
@@ -20,6 +20,10 @@ test: setup
 # the page and an OpenAI-compatible API on 127.0.0.1:8000, with the newest run's policy or the embedded starter
 serve: setup
 	$(PY) main.py mode=serve $(ARGS)
+
+# the package behind engine.speculative=suffix
+suffix: setup
+	@VENV=$(VENV) bash scripts/suffix.sh
 
 bench: setup
 	$(PY) -m benchmarks.train $(ARGS)

@@ -1,4 +1,4 @@
-"""python -m benchmarks.serve [--questions N] [--seeds N] [--skip-peers] [key=value ...]: the service beside its engine and its peers.
+"""python -m benchmarks.serve [--questions N] [--seeds N] [--skip-peers] [key=value ...]: the service beside its peers.
 
 `main.py mode=serve` with the embedded policy on two cores, asked over HTTP; questions are held-out ones, answers are
 judged by our verifier. (a) One question at a time: plan and best of three beside the bare engine's planner call and

@@ -35,6 +35,8 @@ VARIABLES = ("CEREBRAS_API_KEY", "CEREBRAS_BASE_URL", "OPENAI_API_KEY")  # what 
 MAX_ONGOING = 1000  # the gateway's admission is the limit
 COMPARE_S = 60.0
 REMOTE_TOKENS = 8192  # of a candidate where the context is not known: reasoning is long
+# a replica's requests in its main loop: nothing here blocks it, and each thread between costs milliseconds a message
+ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 # of what the gateway asks: its own access log has a line a request, ten more would hide it
 INNER = {"logging_config": {"enable_access_log": False}}
 
@@ -66,7 +68,8 @@ def _solver(cfg: Config, cuda: bool) -> EngineSpec:
         return EngineSpec(e.kind, cfg.model.path, e.url)
     speculative_config(e.speculative)  # raises here, before anything starts
     if e.speculative == "suffix" and importlib.util.find_spec("arctic_inference") is None:
-        raise UserError("engine.speculative=suffix needs a package: pip install arctic-inference, or use ngram")
+        raise UserError("engine.speculative=suffix needs a package more: run `make suffix`, or use "
+                        "engine.speculative=ngram")
     folder, version = _policy(cfg)
     settings = VllmSettings(
         model_path=folder,
@@ -234,7 +237,7 @@ def _runtime(variables: Mapping[str, str]) -> dict[str, Any]:
     root = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH", "")
     paths = [root, *(p for p in path.split(os.pathsep) if p and p != root)]
-    return {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), **variables}}
+    return {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), **ONE_LOOP, **variables}}
 
 
 class _EngineReplica(EngineService):

@@ -20,6 +20,7 @@ from deployments.siblings import Piece, Pruning, bounded
 T = TypeVar("T")
 
 RETRY_S = 0.25
+DIRECT = {"_by_reference": False}  # over gRPC between replicas: messages of a few hundred bytes need no object store
 HEALTH_S = 5.0
 
 
@@ -35,10 +36,13 @@ def _raised(error: Exception) -> Exception:
 
 
 def _is_loss(error: Exception) -> bool:
+    from grpc.aio import AioRpcError
     from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
     from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 
     lost = (RayActorError, WorkerCrashedError, DeploymentUnavailableError, ReplicaUnavailableError)
+    if isinstance(error, AioRpcError):  # what is not UNAVAILABLE arrives as it is
+        return True
     return isinstance(error, lost) and not (isinstance(error, RayTaskError) and not isinstance(error.cause, lost))
 
 
@@ -46,7 +50,7 @@ class HandleEngine:
     """A ChatEngine whose replicas are reached through a Serve handle."""
 
     def __init__(self, name: str, handle: Any):
-        self.name, self._handle = name, handle
+        self.name, self._handle = name, handle.options(**DIRECT)
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[Chunk]:
         """As ChatEngine.stream; raises EngineGone where a replica went in the middle of its reply."""
@@ -56,6 +60,9 @@ class HandleEngine:
             answered = False
             try:
                 asked = replace(request, timeout_s=max(deadline - loop.time(), 1e-3))
+                if not request.live:  # one message in place of a stream
+                    yield await self._whole(asked, deadline)
+                    return
                 async with aclosing(self._items("stream", deadline, asked)) as chunks:
                     async for chunk in chunks:
                         answered = True
@@ -91,6 +98,20 @@ class HandleEngine:
             for index in sorted(waiting):
                 yield Piece(index, failure=failure)
             return
+
+    async def _whole(self, request: ChatRequest, deadline: float) -> Chunk:
+        """A whole reply as one chunk. Raises as `_items`."""
+        response = self._handle.complete.remote(request)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await response
+        except (TimeoutError, asyncio.CancelledError) as error:
+            response.cancel()
+            if isinstance(error, TimeoutError):
+                raise TimeoutError(f"{self.name} did not end its reply in time") from error
+            raise
+        except Exception as error:
+            raise _raised(error) from error
 
     async def _items(self, method: str, deadline: float, *arguments: Any) -> AsyncIterator[Any]:
         """What a replica's generator yields. Raises what it raises, EngineGone, or TimeoutError at the deadline."""
@@ -151,7 +172,7 @@ class HandleComparer:
     """The Verifier behind a handle."""
 
     def __init__(self, handle: Any, timeout_s: float):
-        self._handle, self._timeout_s = handle, timeout_s
+        self._handle, self._timeout_s = handle.options(**DIRECT), timeout_s
 
     async def compare(self, question: str, texts: Sequence[str]) -> Comparison:
         return await persistently(lambda: self._handle.compare.remote(question, texts), self._timeout_s)
@@ -167,7 +188,7 @@ class HandlePlanner:
     """The Planner behind a handle; the engine that it asks is the deployment's own."""
 
     def __init__(self, handle: Any, timeout_s: float):
-        self._handle, self._timeout_s = handle, timeout_s
+        self._handle, self._timeout_s = handle.options(**DIRECT), timeout_s
 
     async def plan(self, question: str, engine: Any, **options: Any) -> Planned:
         """As Planner.plan: a planner that cannot be reached is no plan, and says why."""

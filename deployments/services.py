@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
@@ -25,6 +26,7 @@ log = logging.getLogger("ray.serve.raythink")  # below Serve's own, whose handle
 
 WINDOW_S, UNREAD_WINDOW_S = 0.015, 0.1  # what an engine gives within that time travels together
 FOLLOW_S = 1.0
+SWITCH_S = 0.0005  # the engine's thread computes all the time: messages would wait for the interpreter, 5 ms each
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class EngineService:
         log.info("starting %s (%s)", self.spec.name, self.spec.kind)
         self.engine = await asyncio.to_thread(make_engine, self.spec)
         if self.spec.kind == "vllm":
+            sys.setswitchinterval(SWITCH_S)
             await self.engine.warm_up()
         if self.spec.follow:
             self._following = asyncio.create_task(self._follow())
@@ -93,6 +96,10 @@ class EngineService:
         async with aclosing(coalesced(self.engine.stream(request), window_s, at_once=request.live)) as batches:
             async for chunks in batches:
                 yield joined(chunks)
+
+    async def complete(self, request: ChatRequest) -> Chunk:
+        """The whole reply, as one chunk."""
+        return joined([chunk async for chunk in self.engine.stream(request)])
 
     async def stream_all(
         self, requests: Mapping[int, ChatRequest], pruning: Pruning | None

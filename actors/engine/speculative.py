@@ -13,6 +13,11 @@ from conf.errors import UserError
 
 # drafted tokens a pass; n-gram drafts cost nothing, a model's cost a pass of that model each
 TOKENS = {"ngram": 5, "suffix": 8, "mtp": 1, "draft": 3, "eagle": 3}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ngram": {"prompt_lookup_min": 2, "prompt_lookup_max": 4},
+    # drafts of up to twice the length of what matched: reasoning of one kind goes on alike
+    "suffix": {"suffix_decoding_max_spec_factor": 2.0},
+}
 WITH_MODEL = {"draft": "draft_model", "eagle": "eagle"}
 
 
@@ -29,8 +34,7 @@ def speculative_config(text: str) -> dict[str, Any] | None:
     config: dict[str, Any] = {"method": WITH_MODEL.get(method, method), "num_speculative_tokens": TOKENS[method]}
     if model:
         config["model"] = model
-    if method == "ngram":
-        config |= {"prompt_lookup_min": 2, "prompt_lookup_max": 4}
+    config |= OPTIONS.get(method, {})
     return config
 
 

@@ -156,7 +156,7 @@ def test_the_clusters_yaml_names_what_the_application_has():
     ("draft:a/b", {"method": "draft_model", "num_speculative_tokens": 3, "model": "a/b"}),
     ("eagle:a/b", {"method": "eagle", "num_speculative_tokens": 3, "model": "a/b"}),
     ("mtp", {"method": "mtp", "num_speculative_tokens": 1}),
-    ("suffix", {"method": "suffix", "num_speculative_tokens": 8}),
+    ("suffix", {"method": "suffix", "num_speculative_tokens": 8, "suffix_decoding_max_spec_factor": 2.0}),
 ])
 def test_speculation_in_vllms_words(text, config):
     assert speculative_config(text) == config

@@ -61,8 +61,9 @@ def test_without_pruning_all_come_to_their_ends():
 
 def test_siblings_that_ended_before_count():
     finished = Pruning(4, 1, finished={7: 0.0})
-    assert ends(virtual_time.run(read(Beside(engine(script(9, -3.0))).stream_all(requests(1), finished)))) == {0: "stopped"}
-    assert ends(virtual_time.run(read(Beside(engine(script(9, -3.0))).stream_all(requests(1), PRUNING)))) == {0: "stop"}
+    for pruning, end in ((finished, "stopped"), (PRUNING, "stop")):
+        unsure = Beside(engine(script(9, -3.0)))
+        assert ends(virtual_time.run(read(unsure.stream_all(requests(1), pruning)))) == {0: end}
 
 
 def test_one_that_fails_ends_alone_and_is_no_measure_for_the_others():
@@ -114,13 +115,16 @@ class Handle:
         self.service.engine = solver
         self.lost, self.after, self.calls, self.cancelled = lost, after, [], 0
 
-    def options(self, stream: bool) -> Handle:
-        assert stream
+    def options(self, **options: Any) -> Handle:
         return self
 
     @property
     def stream_all(self) -> Handle:
         return self
+
+    @property
+    def complete(self) -> Unary:
+        return Unary(self)
 
     def remote(self, *arguments: Any) -> Any:
         self.calls.append(arguments)
@@ -142,6 +146,29 @@ class Response:
     def cancel(self) -> None:
         self.handle.cancelled += 1
         asyncio.get_running_loop().create_task(self.items.aclose())
+
+
+class Unary:
+    """One whole reply."""
+
+    def __init__(self, handle: Handle):
+        self.handle = handle
+
+    def remote(self, request: ChatRequest) -> Unary:
+        self.handle.calls.append(request)
+        self.task = asyncio.get_running_loop().create_task(self.handle.service.complete(request))
+        return self
+
+    def __await__(self) -> Any:
+        if self.handle.lost:
+            self.handle.lost -= 1
+            self.task.cancel()
+            raise Lost
+        return self.task.__await__()
+
+    def cancel(self) -> None:
+        self.handle.cancelled += 1
+        self.task.cancel()
 
 
 @pytest.fixture
@@ -183,3 +210,25 @@ def test_at_the_deadline_what_is_being_written_is_late(replica):
 def test_a_replica_that_is_never_there_is_given_up_at_the_deadline(replica):
     handle = replica(engine(script(2), script(3)), lost=10**6)
     assert ends(asked(handle, timeout_s=5.0)) == {0: "EngineGone", 1: "EngineGone"}
+
+
+def whole(handle: Handle, **options: Any) -> list[Chunk]:
+    async def ask() -> list[Chunk]:
+        request = ChatRequest(seed=0, live=False, **options)
+        return [chunk async for chunk in HandleEngine("solver", handle).stream(request)]
+
+    return virtual_time.run(ask())
+
+
+def test_a_reply_that_nobody_reads_along_is_one_message_and_is_asked_for_again_where_the_replica_went(replica):
+    handle = replica(engine(script(7)), lost=1)
+    (chunk,) = whole(handle)
+    assert (chunk.tokens, chunk.finish_reason, len(handle.calls)) == (7, "stop", 2)
+
+
+def test_one_that_is_late_is_cancelled(replica):
+    solver = engine(script(70))
+    handle = replica(solver)
+    with pytest.raises(TimeoutError, match="in time"):
+        whole(handle, timeout_s=5.0)
+    assert handle.cancelled == 1 and solver.cancelled == 1
