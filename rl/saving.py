@@ -21,7 +21,7 @@ from typing import Any
 
 from actors.learner import WRITING
 from rl.checkpoint import RunFolder, write_bytes
-from rl.dispatcher import ActorsLost, ServiceFailure
+from rl.dispatcher import ServiceFailure
 from rl.publication import within
 
 Books = Callable[[], tuple[Mapping[str, Any], Mapping[str, bytes]]]
@@ -120,12 +120,10 @@ class Saver:
         try:
             await within(calls, self._names, self._timeout_s, what)
             await asyncio.to_thread(self._seal, taken)
-        except ActorsLost:
-            raise
         except ServiceFailure as failure:
             cause = getattr(failure.__cause__, "cause", failure.__cause__)
-            if not isinstance(cause, OSError):  # the ranks' connection broke: one of them is dying
-                raise ActorsLost(str(failure), self._names) from failure
+            if not isinstance(cause, OSError):
+                raise
             self._folder.drop_aside()  # the run ends by this, and should leave room for its summary
             raise _unwritten(taken.step, cause) from failure
         except OSError as error:
