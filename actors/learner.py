@@ -2,6 +2,9 @@
 
 World size 1 and more are the same code: rank 0 offers the rendezvous, every rank joins it, and each method that
 touches weights is a collective, to be called on all ranks. GRPO and SFT differ in the loss that the caller passes.
+
+Methods run one after the other in one thread, but for `write`, which has one of its own where the actor is made with
+CONCURRENCY: checkpoints are written while the policy goes on learning.
 """
 
 from __future__ import annotations
@@ -15,8 +18,12 @@ from typing import Any
 import numpy as np
 
 from actors.fleet_pool import NotStarted
+from actors.learner_state import Snapshot
 from actors.messages import TokenBatch
 from actors.verl_engine import EngineSettings, Loss, VerlEngine
+
+WRITING = "writing"
+CONCURRENCY = {WRITING: 1}  # Ray's concurrency groups
 
 
 class Learner:
@@ -24,6 +31,8 @@ class Learner:
         self.name, self.rank, self.world_size, self.settings = name, rank, world_size, settings
         self._threads = threads
         self._engine: VerlEngine | None = None
+        self._snapshot: Snapshot | None = None
+        self._writers: Any = None  # the ranks' own group for writing: its messages never mix with training's
         self._updates, self._state = 0, "starting"
         self._last: dict[str, float] = {}
         self._started = time.monotonic()
@@ -54,6 +63,7 @@ class Learner:
         )
         os.environ.setdefault("LOCAL_RANK", "0")
         dist.init_process_group("gloo" if self.settings.device == "cpu" else "cpu:gloo,cuda:nccl")
+        self._writers = dist.new_group(backend="gloo")
         self._engine = VerlEngine(self.settings)
         self._state = "ready"
         return {**self.status(), "seconds": time.perf_counter() - started}
@@ -89,12 +99,29 @@ class Learner:
                 result[name] = tensor.float().cpu().numpy()
         return result if self.rank == 0 else None
 
+    def snapshot(self, state: bool = True) -> None:
+        """Copy to host memory what `write` is to write: the policy and, if asked, what exact resume needs.
+
+        Raises RuntimeError where the former snapshot is not written yet: only one is held at a time.
+        """
+        if self._snapshot is not None:
+            raise RuntimeError(f"{self.name} has a snapshot that is not written yet")
+        self._snapshot = self._ready().snapshot(state)
+
+    def write(self, folder: str) -> None:
+        """Write the snapshot as `hf/` (loads in transformers and vLLM) and `state/`, on disk when this returns, and
+        drop it. Raises OSError where that cannot be done."""
+        try:
+            if self._snapshot is None:
+                raise NotStarted(f"{self.name} has no snapshot to write: it was started anew since")
+            self._snapshot.write(Path(folder), self._writers)
+        finally:
+            self._snapshot = None
+
     def save(self, folder: str, state: bool = True) -> None:
-        """Write `hf/` (loads in transformers and vLLM) and, if asked, `state/` (what exact resume needs)."""
-        root = Path(folder)
-        self._ready().save_hf(root / "hf")
-        if state:
-            self._ready().save_state(root / "state")
+        """`snapshot` and `write` at once."""
+        self.snapshot(state)
+        self.write(folder)
 
     def restore(self, folder: str) -> None:
         self._ready().load_state(Path(folder) / "state")

@@ -298,31 +298,23 @@ class VerlEngine:
             for parameter, shard in zip(self.engine.module.parameters(), shards, strict=True):
                 _local(parameter).copy_(shard)
 
-    def save_state(self, folder: Path) -> None:
-        """Parameters, optimizer, schedule and RNG; see `actors.learner_state`. A collective."""
-        learner_state.save(self.engine, folder, self.rank)
+    def snapshot(self, state: bool = True) -> learner_state.Snapshot:
+        """What a checkpoint holds of this rank, copied to host memory; see `actors.learner_state`. A collective.
 
-    def load_state(self, folder: Path) -> None:
-        """What `save_state` wrote, by any number of ranks. A collective."""
-        learner_state.load(self.engine, folder, self.rank)
-
-    def save_hf(self, folder: Path) -> None:
-        """A folder that transformers and vLLM load as it is. A collective; rank 0 writes, and alone holds it all."""
+        `state`: with what exact resume needs, and not the policy alone. Rank 0 alone holds the whole policy.
+        """
         import torch
-        from huggingface_hub import save_torch_state_dict
 
-        dtype, tensors = getattr(torch, self.settings.dtype), {}
+        dtype, policy = getattr(torch, self.settings.dtype), {}
         for name, tensor in self.weights():
             if self.rank == 0:
-                tensors[name] = tensor.to("cpu", dtype).contiguous()
-        if self.rank != 0:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        save_torch_state_dict(tensors, folder, metadata={"format": "pt"})
-        self.model_config.hf_config.save_pretrained(folder)
-        self.model_config.tokenizer.save_pretrained(folder)
-        if self.model_config.generation_config is not None:
-            self.model_config.generation_config.save_pretrained(folder)
+                policy[name] = tensor.to("cpu", dtype, copy=True).contiguous()
+        taken = learner_state.take(self.engine, self.rank) if state else (None, None)
+        return learner_state.Snapshot(self.rank, policy, self.model_config, *taken)
+
+    def load_state(self, folder: Path) -> None:
+        """What a snapshot wrote as `state/`, by any number of ranks. A collective."""
+        learner_state.load(self.engine, folder, self.rank)
 
     def _apply(self, loss: Loss, model_output: dict, batch: TokenBatch, indices: list[int], fields, counts):
         padded = self._padded(model_output, batch, indices)

@@ -80,11 +80,13 @@ def _stat(pid: int, proc: Path) -> tuple[int, str]:
 
 
 def watch(driver: int) -> set[Process]:
-    """Wait for the driver's end; returns what it had started, as last seen."""
+    """Wait for the driver's end; returns what it had started, as seen in the last two looks: a look during which it
+    dies no longer finds what hung on it."""
+    before: set[Process] = set()
     known: set[Process] = set()
     while not select.select([sys.stdin], [], [], LOOK_S)[0]:
-        known = descendants(driver)
-    return known
+        before, known = known, descendants(driver)
+    return before | known
 
 
 def clean_up(mark: str, known: set[Process]) -> None:

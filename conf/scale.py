@@ -6,6 +6,8 @@ functions of the configuration; every constant says where it is from or that it 
 - learners: FSDP2 over all of them, float32 weights, gradients and Adam's moments (16 bytes a parameter, shared), the
   gathered units that a layer's computation needs, activations of one micro-batch. `learner.offload` moves the shares
   to the host. With adapters (model.lora_rank) only these have gradients and moments.
+- checkpoints: while one is written the host holds a copy of each share of weights and moments, and rank 0's the whole
+  policy in 16 bits besides.
 - engines: 16-bit weights over `engine.tensor_parallel` GPUs, and a KV cache in what `engine.gpu_memory` leaves.
   Colocated, both stay on the card: nothing is put to sleep.
 - generation: an iteration reads the weights and the cache of the sequences in flight, or computes, whichever takes
@@ -133,7 +135,8 @@ def memory_by_part(cfg: Config, model: ModelStats, gpu: Gpu) -> tuple[dict[str, 
     trained = model.lora_params(cfg.model.lora_rank) if cfg.model.lora_rank else model.params
     shares = [4 * (model.params + (trained if cfg.model.lora_rank else 0)) / world, 4 * trained / world,
               8 * trained / world]
-    host = sum(shares) if cfg.learner.offload else 0.0
+    snapshot = shares[0] + shares[2] + 2 * model.params / min(world, NODE)  # the policy: shared by rank 0's node
+    host = snapshot + (sum(shares) if cfg.learner.offload else 0.0)
     if cfg.learner.offload:
         shares = [0.0, 0.0, 0.0]
     unit = max(model.layer_params, model.vocab_size * model.hidden_size)

@@ -2,6 +2,7 @@
 
 `runs/<name>/checkpoints/step_N/` holds hf/ (loads in transformers and vLLM), state/ (model, optimizer, schedule and
 RNG, which any number of learners can read) and trainer.json, which is written last: where it is, the rest is.
+When they are taken and written is rl.saving's.
 """
 
 from __future__ import annotations
@@ -44,6 +45,14 @@ def write_json(path: Path, value: Any) -> None:
     aside.replace(path)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, on disk when this returns."""
+    with path.open("wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
+
+
 def read_json(path: Path) -> Any | None:
     """The value, or None where the file does not exist. UserError where it cannot be read."""
     try:
@@ -70,11 +79,16 @@ class RunFolder:
         return sorted(found)
 
     def new_checkpoint(self, step: int) -> Path:
-        """An empty folder aside, to be filled and then given to `commit`."""
+        """An empty folder aside, to be filled and then given to `commit`. There is never more than one."""
+        self.drop_aside()
         aside = self.path / "checkpoints" / f".step_{step}.tmp"
-        shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         return aside
+
+    def drop_aside(self) -> None:
+        """Remove what a save that was killed, or failed, has left."""
+        for aside in (self.path / "checkpoints").glob(".step_*.tmp"):
+            shutil.rmtree(aside, ignore_errors=True)
 
     def commit(self, aside: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
         """Seal a filled folder as checkpoint `step`; drop all but the newest `keep` (at least one)."""

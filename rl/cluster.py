@@ -215,7 +215,7 @@ def create_verifiers(cfg: Config, cluster: Cluster) -> None:
 def create_learners(cfg: Config, cluster: Cluster, model_path: str, total_steps: int) -> None:
     import ray
 
-    from actors.learner import Learner
+    from actors.learner import CONCURRENCY, Learner
     from actors.verl_engine import EngineSettings
 
     c, where = cfg.learner, device(cfg)
@@ -249,7 +249,8 @@ def create_learners(cfg: Config, cluster: Cluster, model_path: str, total_steps:
         name = f"learner-{rank}"
         options = _options(cfg, name, 0 if where == "cpu" else 1, _gpus_each(cfg, where), env)
         options["max_restarts"] = -1
-        actor = ray.remote(Learner).options(**options).remote(name, rank, c.world_size, settings, c.threads)
+        remote = ray.remote(concurrency_groups=CONCURRENCY)(Learner)
+        actor = remote.options(**options).remote(name, rank, c.world_size, settings, c.threads)
         cluster.learners.append(actor)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from actors.fleet_pool import is_gone
 from rl.dispatcher import ActorsLost, ServiceFailure
 
+DEATH_S = 5.0  # Ray tells of a death later than its peers notice the broken connection
+
 
 async def publish(learners: Sequence[Any], rollouts: Sequence[Any], version: int, timeout_s: float) -> float:
     """Load the learners' weights as policy `version` into every engine; returns seconds.
@@ -44,7 +46,9 @@ async def within(references: Sequence[Any], names: Sequence[str], timeout_s: flo
     tasks = [asyncio.create_task(wait(r)) for r in references]
     if tasks:  # the first failure is the cause: those that then hang in a collective are its victims
         await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
-    failed = [(n, t.exception()) for t, n in zip(tasks, names, strict=True) if t.done() and t.exception() is not None]
+        await _heed_deaths(tasks)
+    failed = [(n, e) for t, n in zip(tasks, names, strict=True) if (e := _failure(t)) is not None]
+    failed.sort(key=lambda found: not is_gone(found[1]))
     late = [name for task, name in zip(tasks, names, strict=True) if not task.done()]
     for task in tasks:
         task.cancel()
@@ -55,3 +59,17 @@ async def within(references: Sequence[Any], names: Sequence[str], timeout_s: flo
     if late:
         raise ActorsLost(f"{', '.join(late)} did not {what} within {timeout_s} s", late)
     return [task.result() for task in tasks]
+
+
+async def _heed_deaths(tasks: Sequence[asyncio.Task]) -> None:
+    """Where one has failed, wait a little for the news that another's death was why."""
+    deadline = asyncio.get_running_loop().time() + DEATH_S
+    while (failures := [e for t in tasks if (e := _failure(t)) is not None]) and not any(map(is_gone, failures)):
+        pending, left = [t for t in tasks if not t.done()], deadline - asyncio.get_running_loop().time()
+        if not pending or left <= 0:
+            return
+        await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _failure(task: asyncio.Task) -> BaseException | None:
+    return task.exception() if task.done() else None

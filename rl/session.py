@@ -1,7 +1,7 @@
 """A training run from start to report: actors up, evaluation before, the loop, evaluation after; what is saved when.
 
-Nothing already computed is lost: metrics are flushed every step, checkpoints are renamed into place, ctrl-C ends
-after the step in progress (twice: at once) and says how to go on.
+Nothing already computed is lost: metrics are flushed every step, checkpoints are written beside the steps (rl.saving)
+and renamed into place, ctrl-C ends after the step in progress (twice: at once) and says how to go on.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rl.metrics import MetricsLog
 from rl.progress import Progress, before_after_table
 from rl.publication import within
 from rl.report.machine import describe_machine
+from rl.saving import Saver
 from rl.source import Source, heldout
 from rl.trainer import Trainer
 
@@ -46,6 +47,7 @@ class Session:
         self.cfg, self.folder, self.cluster, self.progress = cfg, folder, cluster, progress
         self.trainer = Trainer(cfg, cluster, source)
         self.trainer.crew.listen = self._heard
+        self.saver = Saver(folder, cluster.learners, cfg.engine.timeout_s, cfg.run.keep)
         self.metrics = MetricsLog(folder.path)
         self.problems = heldout(cfg, cfg.eval.problems, cfg.eval.seed)
         self.started = time.time()
@@ -57,13 +59,10 @@ class Session:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupt, asyncio.current_task())
         try:
-            self.progress.phase("starting vLLM, verl's learner and the verifiers (about half a minute)")
-            await start_actors(self.cfg, self.cluster, self.progress.note)
-            self.trainer.crew.open()
-            await self._begin()
-            self.summary["eval_before"] = await self._evaluate("before")
-            await self._train()
-            self.summary["eval_after"] = await self._evaluate("after")
+            try:
+                await self._run()
+            finally:
+                await self.saver.close(self.progress.note)
         except asyncio.CancelledError:
             if not self._stop.is_set():
                 raise
@@ -72,6 +71,15 @@ class Session:
             loop.remove_signal_handler(signal.SIGINT)
             await self.trainer.close()
             self.metrics.close()
+
+    async def _run(self) -> None:
+        self.progress.phase("starting vLLM, verl's learner and the verifiers (about half a minute)")
+        await start_actors(self.cfg, self.cluster, self.progress.note)
+        self.trainer.crew.open()
+        await self._begin()
+        self.summary["eval_before"] = await self._evaluate("before")
+        await self._train()
+        self.summary["eval_after"] = await self._evaluate("after")
 
     def write_summary(self, interrupted: bool) -> Path:
         """summary.json, with the wall time of all the run's sessions together."""
@@ -95,17 +103,10 @@ class Session:
         )
         return path
 
-    async def save(self) -> None:
-        """A checkpoint of the step just completed (a collective of all learners)."""
-        trainer = self.trainer
-        aside = self.folder.new_checkpoint(trainer.completed)
-        state, in_flight = trainer.state_dict(), trainer.in_flight()  # of one moment: groups go on arriving
-        if in_flight is not None:
-            (aside / IN_FLIGHT).write_bytes(pickle.dumps(in_flight))
-        calls = [learner.save.remote(str(aside)) for learner in self.cluster.learners]
-        names = [f"learner-{i}" for i in range(len(calls))]
-        await within(calls, names, self.cfg.engine.timeout_s, "save a checkpoint")
-        self.folder.commit(aside, trainer.completed, state, self.cfg.run.keep)
+    def _books(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """What a checkpoint keeps besides the learners' part, of one moment: groups go on arriving."""
+        state, in_flight = self.trainer.state_dict(), self.trainer.in_flight()
+        return state, {} if in_flight is None else {IN_FLIGHT: pickle.dumps(in_flight)}
 
     async def _begin(self) -> None:
         """At the newest checkpoint of a resumed run, if there is one."""
@@ -118,6 +119,8 @@ class Session:
 
     async def _restore(self) -> None:
         """Learners, engines and books as the newest checkpoint has them; as at the start where there is none."""
+        if reason := await self.saver.abandon():
+            self.progress.note(f"the checkpoint in the making is lost: {reason}")
         step, state, in_flight = 0, None, None
         if checkpoints := self.folder.checkpoints():
             step, path = checkpoints[-1]
@@ -149,11 +152,16 @@ class Session:
             metrics["eval/pass@1"] = result.summary["overall"]["pass@1"]
             write_samples(self.folder.path, f"step_{step:05d}", result.rows)
             self.progress.phase(None)
-        self.metrics.log(step, metrics)
-        self.progress.step(metrics)
         due = cfg.run.save_every and step % cfg.run.save_every == 0
-        if due or step == cfg.rl.steps or self._stop.is_set():
-            await self.save()
+        if due := due or step == cfg.rl.steps or self._stop.is_set():
+            metrics["time/save"] = await self.saver.take(step, self._books)
+        metrics |= self.saver.told()
+        self.metrics.log(step, metrics)  # before its checkpoint is there: a resumed run has the rows up to it
+        self.progress.step(metrics)
+        if due:
+            self.saver.write()
+        if step == cfg.rl.steps or self._stop.is_set():
+            await self.saver.finish()
         if self._stop.is_set():
             raise Interrupted
 

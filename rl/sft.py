@@ -17,6 +17,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from rl.objective import sft_loss
 from rl.packing import padded_tokens, token_batch
 from rl.progress import Progress
 from rl.publication import publish, within
+from rl.saving import Saver
 from rl.session import write_samples
 from rl.sft_data import FileSource, Sample, StarterSource, context, open_source, validation_problems
 from rl.starting_model import starting_model
@@ -54,6 +56,7 @@ class Tuning:
     ):
         self.cfg, self.folder, self.cluster, self.progress = cfg, folder, cluster, progress
         self.source, self.problems = source, problems
+        self.saver = Saver(folder, cluster.learners, cfg.engine.timeout_s, cfg.run.keep, self._sealed)
         self.metrics = MetricsLog(folder.path)
         self.completed, self.published = 0, 0
         self.curve: list[dict[str, Any]] = []
@@ -66,7 +69,10 @@ class Tuning:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupt, asyncio.current_task())
         try:
-            await self._run()
+            try:
+                await self._run()
+            finally:
+                await self.saver.close(self.progress.note)
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         finally:
@@ -99,14 +105,23 @@ class Tuning:
             if last or (cfg.sft.val_every and self.completed % cfg.sft.val_every == 0):
                 measured, better = await self._validate()
                 metrics |= measured
-            self.metrics.log(self.completed, metrics)
-            self.progress.step({"step": self.completed, **metrics})
-            due = cfg.run.save_every and self.completed % cfg.run.save_every == 0
-            if last or better or due or self._stop:
-                await self._save()
+            await self._record(metrics, last, better)
             if self._stop and not last:
                 raise KeyboardInterrupt
         await rows
+
+    async def _record(self, metrics: dict[str, float], last: bool, better: bool) -> None:
+        """Log a step, and begin its checkpoint where one is due; after the last step, and at a stop, complete it."""
+        every = self.cfg.run.save_every
+        if due := last or better or self._stop or (every and self.completed % every == 0):
+            metrics["time/save"] = await self.saver.take(self.completed, self._books)
+        metrics |= self.saver.told()
+        self.metrics.log(self.completed, metrics)  # before its checkpoint is there
+        self.progress.step({"step": self.completed, **metrics})
+        if due:
+            self.saver.write()
+        if last or self._stop:
+            await self.saver.finish()
 
     async def step(self, rows: list[Sample]) -> dict[str, float]:
         """One optimizer step on samples; returns its metrics."""
@@ -176,15 +191,15 @@ class Tuning:
         write_samples(self.folder.path, f"step_{self.completed:05d}", result.rows)
         return result.summary
 
-    async def _save(self) -> None:
-        aside = self.folder.new_checkpoint(self.completed)
-        await self._within([x.save.remote(str(aside)) for x in self.cluster.learners], "save a checkpoint")
+    def _books(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         state = {
             "published": self.published, "curve": self.curve, "best": self.best, "data": self.source.facts,
         }
-        final = self.folder.commit(aside, self.completed, state, self.cfg.run.keep)
-        if self.best.get("step") == self.completed:
-            keep_best(self.folder.path, final)
+        return state, {}
+
+    def _sealed(self, checkpoint: Path, state: Mapping[str, Any]) -> None:
+        if state["best"].get("step") == int(checkpoint.name.removeprefix("step_")):
+            keep_best(self.folder.path, checkpoint)
 
     async def _restore(self) -> None:
         checkpoints = self.folder.checkpoints()

@@ -16,6 +16,7 @@ from benchmarks.timed import Handle, Numbered, TimedCaller, TimedEngine, TimedVe
 from rl import crew as crews
 from rl.dispatcher import ActorsLost, Collected, Dispatcher, Keepers, ServiceFailure
 from rl.ledger import Ledger
+from rl.publication import within
 
 
 class MortalVerifier(TimedVerifier):
@@ -140,3 +141,41 @@ def test_learners_that_die_while_they_start_are_lost_again(monkeypatch):
     made = crew(monkeypatch, restart)
     with pytest.raises(ActorsLost, match="died again"):
         asyncio.run(made.restart_learners(ActorsLost("x", ["learner-0"])))
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_rank_whose_peer_dies_is_not_taken_for_the_cause(dies):
+    """Its connection breaks before Ray tells of the death; alone, a broken connection ends the run."""
+
+    async def breaks() -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    async def ends() -> None:
+        from ray.exceptions import ActorDiedError
+
+        await asyncio.sleep(2)
+        if dies:
+            raise ActorDiedError()
+
+    async def scene() -> None:
+        await within([breaks(), ends()], ["learner-0", "learner-1"], 60, "take an optimizer step")
+
+    with pytest.raises(ServiceFailure) as failure:
+        run(scene())
+    assert isinstance(failure.value, ActorsLost) == dies
+    assert str(failure.value).startswith(f"learner-{int(dies)} failed to take an optimizer step")
+
+
+def test_a_failure_is_told_though_others_hang():
+    async def breaks() -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    async def scene() -> float:
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(ServiceFailure, match="learner-0 failed"):
+            await within([breaks(), asyncio.sleep(1000)], ["learner-0", "learner-1"], 600, "take an optimizer step")
+        seconds = asyncio.get_running_loop().time() - started
+        await asyncio.sleep(0.1)  # until the one that hung is cancelled
+        return seconds
+
+    assert run(scene()) == pytest.approx(5, abs=0.1)

@@ -111,13 +111,14 @@ def test_memory_of_a_gpu_by_hand():
         "engine: weights": 2 * P32 / 8, "engine: KV cache": 0.45 * 81_559 * 2**20 - 2 * P32 / 8 - 3 * GIB,
         "engine: work": 3 * GIB, "context": 2 * GIB,
     }
-    assert memory == pytest.approx(expected) and host == 0
+    assert memory == pytest.approx(expected)
+    assert host == pytest.approx(12 * P32 / 64 + 2 * P32 / 8), "the copy that is written as a checkpoint"
     assert estimate(cfg, B32, 64).used == pytest.approx(sum(expected.values()))
 
 
 def test_offload_moves_the_shares_to_the_host_and_adapters_have_none_but_their_own():
     memory, host = memory_by_part(cluster("ray.gpus=64", "learner.offload=true"), B32, H100)
-    assert host == pytest.approx(16 * P32 / 64) and memory["learner: weights"] == memory["learner: optimizer"] == 0
+    assert host == pytest.approx((16 + 12) * P32 / 64 + 2 * P32 / 8) and memory["learner: weights"] == memory["learner: optimizer"] == 0
     memory, _ = memory_by_part(cluster("ray.gpus=64", "model.lora_rank=32"), B32, H100)
     assert memory["learner: optimizer"] == pytest.approx(8 * 268_435_456 / 64)
     assert memory["learner: weights"] == pytest.approx(4 * (P32 + 268_435_456) / 64)

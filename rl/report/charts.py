@@ -67,6 +67,8 @@ SECTIONS: tuple[tuple[str, str, tuple[Spec, ...]], ...] = (
     ("Time", "", (
         Spec("seconds a step", PHASES, "", stacked=True, wide=True),
         Spec("tokens per second", ("tokens/per_s",), "", from_zero=True, wide=True),
+        Spec("checkpoints", ("time/save", "checkpoint/write_s"), "seconds: waited for, and written beside the steps",
+             from_zero=True),
     )),
     ("Answers", "", (
         Spec("mean length", ("length/mean",), "tokens", from_zero=True),

@@ -4,6 +4,7 @@ checkpoints go from two ranks to one and back, adapters and packed sequences com
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -22,10 +23,19 @@ WITH_KL = partial(policy_loss, ObjectiveSettings(horizon=64, kl_coef=0.5))
 def start(settings: EngineSettings, world_size: int) -> list:
     import ray
 
-    from actors.learner import Learner
+    from actors.learner import CONCURRENCY, Learner
+
+    class Gated(Learner):
+        """Writes checkpoints once nothing named `closed` lies in their folder."""
+
+        def write(self, folder: str) -> None:
+            while (Path(folder) / "closed").exists():
+                time.sleep(0.005)
+            super().write(folder)
 
     options = {"num_cpus": 0, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
-    learners = [ray.remote(Learner).options(**options).remote(f"scale-{rank}", rank, world_size, settings, 1)
+    gated = ray.remote(concurrency_groups=CONCURRENCY)(Gated)
+    learners = [gated.options(**options).remote(f"scale-{rank}", rank, world_size, settings, 1)
                 for rank in range(world_size)]
     address, port = ray.get(learners[0].rendezvous.remote())
     return learners, [learner.start.remote(address, port) for learner in learners]
@@ -124,6 +134,59 @@ def test_two_ranks_that_share_every_weight_equal_one_and_checkpoints_go_from_two
     a, b = update(one, rows(11)), update(two, rows(11))
     assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5) and a["lr"] == b["lr"]
     assert farthest(weights(one), weights(two)) < 1e-5
+
+
+def write(actors: list, folder: Path) -> list:
+    from actors.learner import WRITING
+
+    return [actor.write.options(concurrency_group=WRITING).remote(str(folder)) for actor in actors]
+
+
+@pytest.mark.parametrize("kind", ["one", "two"])
+def test_a_checkpoint_is_written_while_training_goes_on_and_is_of_the_step_it_was_taken_at(learners, tmp_path, kind):
+    import ray
+
+    actors, whole, beside = learners[kind], tmp_path / "whole", tmp_path / "beside"
+    update(actors, rows(60))
+    call(actors, "save", str(whole))
+    beside.mkdir()
+    (beside / "closed").touch()
+    call(actors, "snapshot")
+    writing = write(actors, beside)
+    after = [update(actors, rows(61))["loss"]]
+    assert ray.wait(writing, timeout=0)[0] == [], "a step was taken while the write had yet to end"
+    (beside / "closed").unlink()
+    after += [update(actors, rows(62 + i))["loss"] for i in range(2)]  # the collectives of both at once
+    ray.get(writing, timeout=60)
+    ended = weights(actors)
+
+    files = {p.relative_to(whole) for p in whole.rglob("*") if p.is_file() and p.name != ".metadata"}
+    assert {str(p) for p in files} > {"hf/model.safetensors", "state/__0_0.distcp", "state/rank_0.pt"}
+    assert [p for p in files if (whole / p).read_bytes() != (beside / p).read_bytes()] == []
+    call(actors, "restore", str(beside))
+    assert [update(actors, rows(61 + i))["loss"] for i in range(3)] == after
+    assert farthest(weights(actors), ended) == 0.0
+
+
+@pytest.mark.parametrize("part", ["state", "hf"])
+def test_a_checkpoint_that_cannot_be_written_is_told_by_the_ranks_which_go_on(learners, tmp_path, part):
+    import ray
+
+    two = learners["two"]
+    (tmp_path / part).write_text("in the way")
+    call(two, "snapshot")
+    with pytest.raises(RuntimeError, match="a snapshot that is not written yet"):
+        call(two, "snapshot")
+    failed = []
+    for writing in write(two, tmp_path):
+        try:
+            ray.get(writing, timeout=60)
+        except OSError as error:
+            failed.append(error.cause)
+    assert len(failed) == (2 if part == "state" else 1)
+    assert "in the way" not in str(failed[0]) and "xists" in str(failed[0]) + type(failed[0]).__name__
+    assert np.isfinite(update(two, rows(70))["loss"])
+    call(two, "save", str(tmp_path / "elsewhere"))
 
 
 @pytest.mark.parametrize("kind", ["one", "two"])
