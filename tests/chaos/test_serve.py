@@ -49,6 +49,19 @@ class Service:
     def answer(self, **extra) -> dict:
         return self.ask("/v1/chat/completions", {**QUESTION, **extra})
 
+    def leave(self, seconds: float, **extra) -> None:
+        """Ask, and hang up before there is an answer."""
+        body = json.dumps({**QUESTION, **extra}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}"
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            connection.sendall(head.encode() + b"\r\n\r\n" + body)
+            time.sleep(seconds)
+
+    def counter(self, name: str) -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=60) as response:
+            lines = response.read().decode().splitlines()
+        return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
     def wait(self, condition, seconds: float, what: str) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
@@ -93,6 +106,15 @@ def test_it_answers_follows_a_run_survives_kills_and_ends(tmp_path):
         assert whole["choices"][0]["message"]["content"] and whole["system_fingerprint"] == "v0"
         assert len(whole["raythink"]["candidates"]) == 3
         assert whole["usage"]["completion_tokens"] >= sum(c["tokens"] for c in whole["raythink"]["candidates"]) > 0
+
+        many = {"n": 24, "seed": 3, "reasoning_effort": "low"}
+        start = service.counter("raythink_solver_generated_tokens")
+        service.answer(**many)
+        whole = service.counter("raythink_solver_generated_tokens") - start
+        service.leave(0.05, **many)
+        service.wait(lambda: service.counter("raythink_solver_running") == 0, 60, "the end of what nobody waits for")
+        left = service.counter("raythink_solver_generated_tokens") - start - whole
+        assert left < whole / 2, "who hangs up ends the work for it"
 
         greedy = {"temperature": 0, "reasoning_effort": "low", "logprobs": True}
         before = service.answer(**greedy)
