@@ -57,7 +57,7 @@ class Cluster:
 
 def start_ray(cfg: Config) -> Cluster:
     """Start a local Ray, or join the one at ray.address. UserError where neither can be done."""
-    _quiet_environment()
+    quiet_environment()
     import ray
 
     if ray.is_initialized():
@@ -114,7 +114,7 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
-def _quiet_environment() -> None:
+def quiet_environment() -> None:
     """What Ray and the libraries in its workers read once, at start."""
     os.environ["RAY_ADDRESS"] = ""  # a stray variable must not make a laptop's run join a cluster
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; a cluster brings its own setting
@@ -150,6 +150,7 @@ def device(cfg: Config) -> str:
 
 
 def _options(cfg: Config, name: str, cpus: float, gpus: float, env: dict[str, str] | None = None) -> dict[str, Any]:
+    """For an actor without GPUs Ray has nothing to count, and would put it anywhere: it is spread over the nodes."""
     variables = {"PYTHONPATH": os.environ["PYTHONPATH"], "TMPDIR": watchdog.start(), **(env or {})}
     return {
         "name": name,
@@ -157,6 +158,7 @@ def _options(cfg: Config, name: str, cpus: float, gpus: float, env: dict[str, st
         "num_cpus": cpus,
         "num_gpus": gpus,
         "runtime_env": {"env_vars": variables},
+        **({} if gpus else {"scheduling_strategy": "SPREAD"}),
     }
 
 
@@ -204,7 +206,7 @@ def create_verifiers(cfg: Config, cluster: Cluster) -> None:
     for i in range(v.count):
         name = f"verifier-{i}"
         options = _options(cfg, name, 0, 0, {"OMP_NUM_THREADS": "1"})
-        options |= {"max_concurrency": 1000, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
+        options |= {"max_concurrency": 1000, "max_restarts": -1}
         actor = ray.remote(managed(Verifier)).options(**options)
         weaker = cfg.sandbox.allow_weaker
         limits = v.domain_limits
@@ -317,7 +319,11 @@ async def restart_learners(learners: Sequence[Any], timeout_s: float) -> None:
 
 
 async def _reborn(actor: Any, kill: bool) -> None:
-    """Until a process of the actor answers."""
+    """Until a new process of the actor answers (of a verifier, which holds nothing: any).
+
+    One that was cut off for a moment was taken for dead, and the signal to end may not have reached it: it is killed
+    as often as it answers, since whoever starts an actor twice has two engines in one process.
+    """
     import ray
     from ray.exceptions import RayActorError
 
@@ -326,7 +332,9 @@ async def _reborn(actor: Any, kill: bool) -> None:
     while True:
         await asyncio.sleep(0.5)  # also until a killed process has ended: it must not be the one that answers
         try:
-            await _wait(actor.status.remote())
-            return
+            status = await _wait(actor.status.remote())
         except RayActorError:
             continue
+        if status.get("state", "starting") == "starting":
+            return
+        ray.kill(actor, no_restart=False)

@@ -16,6 +16,7 @@ from benchmarks.timed import Handle, Numbered, TimedCaller, TimedEngine, TimedVe
 from rl import crew as crews
 from rl.dispatcher import ActorsLost, Collected, Dispatcher, Keepers, ServiceFailure
 from rl.ledger import Ledger
+from rl.publication import within
 
 
 class MortalVerifier(TimedVerifier):
@@ -136,6 +137,51 @@ def test_learners_that_die_while_they_start_are_lost_again(monkeypatch):
 
     async def restart(learners, timeout_s):
         raise ActorDiedError()
+
+    made = crew(monkeypatch, restart)
+    with pytest.raises(ActorsLost, match="died again"):
+        asyncio.run(made.restart_learners(ActorsLost("x", ["learner-0"])))
+
+
+def fails_after(seconds: float, error: Exception | None):
+    async def call():
+        await asyncio.sleep(seconds)
+        if error is not None:
+            raise error
+
+    return call()
+
+
+@pytest.mark.parametrize("noticed", [1.0, 40.0])
+def test_a_dead_learner_is_named_though_its_peers_fail_first(noticed):
+    """They see the connection end at once; that the other's node is gone is known later."""
+    from ray.exceptions import ActorDiedError
+
+    async def scene():
+        calls = [fails_after(0.1, RuntimeError("Connection closed by peer")), fails_after(noticed, ActorDiedError())]
+        await within(calls, ["learner-0", "learner-1"], 300, "take an optimizer step")
+
+    with pytest.raises(ActorsLost, match="learner-1 failed to take") as caught:
+        run(scene())
+    assert caught.value.names == ("learner-1",)
+
+
+def test_a_failure_without_a_death_ends_the_run_though_others_hang():
+    async def scene():
+        loop, calls = asyncio.get_running_loop(), [fails_after(1, ValueError("a bug")), fails_after(1000, None)]
+        with pytest.raises(ServiceFailure, match="learner-0 failed to take .* a bug") as caught:
+            await within(calls, ["learner-0", "learner-1"], 300, "take an optimizer step")
+        assert not isinstance(caught.value, ActorsLost) and loop.time() < 120
+        await asyncio.sleep(0)  # the one that hung is cancelled
+
+    run(scene())
+
+
+def test_a_learner_that_cannot_start_beside_a_dying_one_is_lost_again(monkeypatch):
+    from ray.exceptions import RayTaskError
+
+    async def restart(learners, timeout_s):
+        raise RayTaskError("start", "traceback", RuntimeError("Connection closed by peer")).as_instanceof_cause()
 
     made = crew(monkeypatch, restart)
     with pytest.raises(ActorsLost, match="died again"):
