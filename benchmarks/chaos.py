@@ -38,7 +38,7 @@ from rl.session import FLEET_FILE, Session, run_training
 KINDS = ("rollout", "verifier", "learner")
 DEFAULTS = ["rl.staleness=1", "engine.update=inflight", "rl.refill_rounds=1", "run.save_every=5", "ray.dashboard=false"]
 POLL_S = 0.02
-UNNOTICED_S = 30.0  # after a node is back: whoever was not missed by then was not missed
+UNNOTICED_S, BACK_UNNOTICED_S = 120.0, 30.0  # whoever was not missed by then, was back before anybody asked
 
 
 @dataclass
@@ -125,7 +125,7 @@ class Chaos(Session):
             await asyncio.to_thread(self.nodes.lose, node)
         if self.back_s:
             group.create_task(self._bring_back())
-        await self._noticed(before, self.back_s + UNNOTICED_S if self.back_s else None)
+        await self._noticed(before, self.back_s + BACK_UNNOTICED_S if self.back_s else UNNOTICED_S)
 
     async def _bring_back(self) -> None:
         await asyncio.sleep(self.back_s)
@@ -154,7 +154,7 @@ class Chaos(Session):
         self.done.append(Killed(kind, names, self.trainer.completed))
         yield before
 
-    async def _noticed(self, before: dict[str, list[float]], timeout_s: float | None = None) -> None:
+    async def _noticed(self, before: dict[str, list[float]], timeout_s: float = UNNOTICED_S) -> None:
         """Until each is known to have died, or the time is over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -230,8 +230,8 @@ def _pass(summary: dict[str, Any], when: str) -> float | None:
     return summary.get(when, {}).get("overall", {}).get("pass@1")
 
 
-def train(given: argparse.Namespace, root: str, name: str, kills: int) -> tuple[Config, int]:
-    """One run in root/name; its configuration and exit code."""
+def train(given: argparse.Namespace, root: str, name: str, calm: bool = False) -> tuple[Config, int]:
+    """One run in root/name, a calm one without kills; its configuration and exit code."""
     nodes = None
     if given.nodes > 1:
         nodes = Namespaces(given.nodes) if given.cut else Processes(given.nodes)
@@ -239,7 +239,7 @@ def train(given: argparse.Namespace, root: str, name: str, kills: int) -> tuple[
     try:
         cfg = load([*DEFAULTS, f"run.dir={root}", *given.keys, f"run.name={name}", *address])
         kinds = (*KINDS, "planner") if cfg.rl.train_planner else KINDS
-        Chaos.plan = plan(kills, cfg.rl.steps, kinds, nodes is not None and kills > 0)
+        Chaos.plan = [] if calm else plan(given.kills, cfg.rl.steps, kinds, nodes is not None)
         Chaos.seed, Chaos.back_s, Chaos.nodes, Chaos.done = given.seed, given.back, nodes, []
         return cfg, run_training(cfg, Chaos)
     finally:
@@ -251,10 +251,10 @@ def measure(given: argparse.Namespace, root: str) -> dict[str, Any]:
     """The run with kills, beside one without where that is asked for."""
     result: dict[str, Any] = {}
     if given.compare:
-        cfg, code = train(given, root, "calm", 0)
+        cfg, code = train(given, root, "calm", calm=True)
         calm = Path(cfg.run.dir) / cfg.run.name
         result["without_kills"] = outcome(calm) | {"exit": code}
-    cfg, code = train(given, root, "chaos", given.kills)
+    cfg, code = train(given, root, "chaos")
     folder = Path(cfg.run.dir) / cfg.run.name
     result |= outcome(folder, Chaos.done)
     result |= {"exit": code, "nodes": given.nodes, "cut": given.cut, "expected_groups": cfg.rl.steps * cfg.rl.groups}
