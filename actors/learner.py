@@ -110,6 +110,10 @@ class Learner:
         if state:
             self._ready().save_state(root / "state")
 
+    def sees(self, folder: str) -> bool:
+        """Whether this node has that folder: checkpoints are written and read by every rank."""
+        return Path(folder).is_dir()
+
     def restore(self, folder: str) -> None:
         self._ready().load_state(Path(folder) / "state")
 

@@ -294,6 +294,13 @@ async def _wait(reference: Any) -> Any:
     return await reference
 
 
+async def check_storage(learners: Sequence[Any], folder: Path) -> None:
+    """UserError where a learner does not see the run's folder: it would save into one of its own node's, unnoticed."""
+    seen = await asyncio.gather(*(_wait(learner.sees.remote(str(folder))) for learner in learners))
+    blind = [f"learner-{rank}" for rank, sees in enumerate(seen) if not sees]
+    if blind:
+        raise UserError(f"{', '.join(blind)}: no {folder} on that node of the cluster; give a run.dir on storage that "
+                        "all nodes share")
 
 
 async def restart_rollout(actor: Any, kill: bool) -> None:
