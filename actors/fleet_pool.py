@@ -202,6 +202,10 @@ class Pool:
             except Lost:
                 continue
 
+    def birth(self, name: str) -> int:
+        """Which of its lives the member is in: what a request that fails later died with (see `died`)."""
+        return self._births[name]
+
     async def back(self, name: str) -> bool:
         """Wait until a member that died may be asked again; False where it is retired, or does not come in time."""
         with contextlib.suppress(TimeoutError):

@@ -186,3 +186,13 @@ def test_a_learner_that_cannot_start_beside_a_dying_one_is_lost_again(monkeypatc
     made = crew(monkeypatch, restart)
     with pytest.raises(ActorsLost, match="died again"):
         asyncio.run(made.restart_learners(ActorsLost("x", ["learner-0"])))
+
+
+def test_a_death_that_is_told_late_is_not_one_of_the_next_life():
+    from ray.exceptions import ActorDiedError
+
+    _, scene = wave(kill_at=9.5)
+    keepers, member = Keepers(scene.engines, scene.verifiers), scene.engines.fleet.members["rollout-0"]
+    assert keepers.life(0) == 1 and len(member.deaths) == 1
+    assert asyncio.run(keepers.revived(0, ActorDiedError(), 0))  # ask it again
+    assert member.state == State.HEALTHY and len(member.deaths) == 1
