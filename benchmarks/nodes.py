@@ -94,7 +94,7 @@ class Namespaces:
         self.address = f"{SUBNET}.1:{PORT}"
         self._holders: dict[int, subprocess.Popen] = {}  # a process that does nothing but keep a namespace
         self._nodes: dict[int, subprocess.Popen] = {}
-        self._lost = 0
+        self._lost: dict[str, Any] = {}
         try:
             self._network(count)
             for number in range(1, count + 1):
@@ -104,18 +104,23 @@ class Namespaces:
             raise
 
     def lose(self, node: dict[str, Any]) -> None:
-        self._lost = int(node["NodeManagerAddress"].rpartition(".")[2])
-        _run("ip", "link", "set", f"node{self._lost}", "down")
+        self._lost = node
+        _run("ip", "link", "set", f"node{_number(node)}", "down")
 
     def bring_back(self) -> None:
         """The link up again. A raylet that Ray has given up finds that out and ends: then `ray start`, as an operator
         or systemd would."""
-        _run("ip", "link", "set", f"node{self._lost}", "up")
+        import ray
+
+        number = _number(self._lost)
+        _run("ip", "link", "set", f"node{number}", "up")
+        if any(node["Alive"] and node["NodeID"] == self._lost["NodeID"] for node in ray.nodes()):
+            return  # before Ray noticed
         try:
-            self._nodes[self._lost].wait(END_S)
+            self._nodes[number].wait(END_S)
         except subprocess.TimeoutExpired:
-            return  # back before Ray noticed
-        self._start(self._lost)
+            raise RuntimeError(f"node {number} did not find in {END_S:.0f} s that it had been given up") from None
+        self._start(number)
 
     def stop(self) -> None:
         started = [*self._nodes.values(), *self._holders.values()]
@@ -188,6 +193,10 @@ def kill_families(pids: list[int]) -> None:
             process.kill()
         except psutil.NoSuchProcess:
             continue
+
+
+def _number(node: dict[str, Any]) -> int:
+    return int(node["NodeManagerAddress"].rpartition(".")[2])
 
 
 def _inside(holder: subprocess.Popen | None) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from conf.schema import Config
 REPOSITORY = Path(__file__).resolve().parent.parent
 NAMESPACE = "raythink"
 START_ATTEMPTS = 3
+SPREAD_BYTES = 1 << 20
 
 
 @dataclass
@@ -149,9 +150,9 @@ def device(cfg: Config) -> str:
     return "cuda" if uses_gpu(cfg, gpus) else "cpu"
 
 
-def _options(
-    cluster: Cluster, name: str, cpus: float, gpus: float, env: dict[str, str] | None = None
-) -> dict[str, Any]:
+def _options(name: str, cpus: float, gpus: float, env: dict[str, str] | None = None) -> dict[str, Any]:
+    """An actor without GPUs asks for a little memory, which is always there: Ray spreads over the nodes only actors
+    that ask for something, others fall where they may."""
     variables = {"PYTHONPATH": os.environ["PYTHONPATH"], "TMPDIR": watchdog.start(), **(env or {})}
     return {
         "name": name,
@@ -159,21 +160,8 @@ def _options(
         "num_cpus": cpus,
         "num_gpus": gpus,
         "runtime_env": {"env_vars": variables},
-        **({} if gpus else _placed(len(cluster.rollouts + cluster.verifiers + cluster.learners))),
+        **({} if gpus else {"memory": SPREAD_BYTES, "scheduling_strategy": "SPREAD"}),
     }
-
-
-def _placed(number: int) -> dict[str, Any]:
-    """The run's actors without GPUs one by one over the nodes: Ray has nothing to count there, and even its SPREAD
-    heaps them up, as each node takes turns by itself. On a node that is gone later, none insists."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    nodes = sorted((n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")), key=lambda n: n["NodeID"])
-    if len(nodes) < 2:
-        return {}
-    node = nodes[number % len(nodes)]["NodeID"]
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
 
 
 def create_rollouts(cfg: Config, cluster: Cluster, model_path: str) -> None:
@@ -200,7 +188,7 @@ def create_rollouts(cfg: Config, cluster: Cluster, model_path: str) -> None:
     gpus = _gpus_each(cfg, where) * e.tensor_parallel
     for i in range(e.count):
         name = f"rollout-{i}"
-        options = _options(cluster, name, 0 if where == "cpu" else 1, gpus, environment(settings))
+        options = _options(name, 0 if where == "cpu" else 1, gpus, environment(settings))
         options |= {"max_concurrency": 1000, "max_restarts": -1}
         actor = ray.remote(Rollout).options(**options).remote(name, settings)
         cluster.rollouts.append(actor)
@@ -219,7 +207,7 @@ def create_verifiers(cfg: Config, cluster: Cluster) -> None:
     v = cfg.verifier
     for i in range(v.count):
         name = f"verifier-{i}"
-        options = _options(cluster, name, 0, 0, {"OMP_NUM_THREADS": "1"})
+        options = _options(name, 0, 0, {"OMP_NUM_THREADS": "1"})
         options |= {"max_concurrency": 1000, "max_restarts": -1}
         actor = ray.remote(managed(Verifier)).options(**options)
         weaker = cfg.sandbox.allow_weaker
@@ -263,7 +251,7 @@ def create_learners(cfg: Config, cluster: Cluster, model_path: str, total_steps:
         env["HF_HUB_OFFLINE"] = "1"
     for rank in range(c.world_size):
         name = f"learner-{rank}"
-        options = _options(cluster, name, 0 if where == "cpu" else 1, _gpus_each(cfg, where), env)
+        options = _options(name, 0 if where == "cpu" else 1, _gpus_each(cfg, where), env)
         options["max_restarts"] = -1
         actor = ray.remote(Learner).options(**options).remote(name, rank, c.world_size, settings, c.threads)
         cluster.learners.append(actor)

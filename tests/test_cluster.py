@@ -10,7 +10,7 @@ import pytest
 from virtual_time import run
 
 from conf.errors import UserError
-from rl.cluster import _placed, check_storage, restart_rollout, restart_verifier
+from rl.cluster import check_storage, restart_rollout, restart_verifier
 
 
 class Actor:
@@ -72,16 +72,3 @@ def test_a_run_folder_that_a_learner_does_not_see_is_refused():
     asyncio.run(check_storage([Sees(["/runs/a"]), Sees(["/runs/a"])], Path("/runs/a")))
     with pytest.raises(UserError, match="learner-1: no /runs/a on that node .* run.dir on storage"):
         asyncio.run(check_storage([Sees(["/runs/a"]), Sees([])], Path("/runs/a")))
-
-
-def test_actors_without_gpus_take_the_nodes_in_turn(monkeypatch):
-    import ray
-
-    def node(name, alive=True, cpus=4.0):
-        return {"NodeID": name * 56, "Alive": alive, "Resources": {"CPU": cpus} if cpus else {}}
-
-    monkeypatch.setattr(ray, "nodes", lambda: [node("b"), node("a"), node("d", cpus=0), node("c", alive=False)])
-    at = [_placed(number)["scheduling_strategy"] for number in range(3)]
-    assert [(one.node_id[0], one.soft) for one in at] == [("a", True), ("b", True), ("a", True)]
-    monkeypatch.setattr(ray, "nodes", lambda: [node("a")])
-    assert _placed(1) == {}
