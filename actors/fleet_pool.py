@@ -43,8 +43,14 @@ class Managed:
 
 
 def is_death(error: BaseException) -> bool:
-    """Whether an error says that the actor, its node or its engine is gone, and not that a request was wrong."""
-    return is_gone(error) or _cause(error) == "EngineClosed"
+    """Whether an error says that the actor, its node or its engine is gone, and not that a request was wrong.
+
+    A result may be lost with its node although the actor had answered: the request is to be done again then as well.
+    """
+    from ray.exceptions import ObjectLostError, RayTaskError
+
+    lost = isinstance(error, ObjectLostError) and not isinstance(error, RayTaskError)
+    return lost or is_gone(error) or _cause(error) == "EngineClosed"
 
 
 def is_gone(error: BaseException) -> bool:
@@ -195,6 +201,10 @@ class Pool:
                 return await self.ask(usable[self._turn % len(usable)], method, *arguments)
             except Lost:
                 continue
+
+    def birth(self, name: str) -> int:
+        """Which of its lives the member is in: what a request that fails later died with (see `died`)."""
+        return self._births[name]
 
     async def back(self, name: str) -> bool:
         """Wait until a member that died may be asked again; False where it is retired, or does not come in time."""

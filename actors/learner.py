@@ -26,6 +26,22 @@ WRITING = "writing"
 CONCURRENCY = {WRITING: 1}  # Ray's concurrency groups
 
 
+def address_here() -> str:
+    """The address that this node has in Ray's cluster."""
+    import ray
+
+    return ray.util.get_node_ip_address()
+
+
+def _interface(address: str) -> str:
+    """The network interface with that address, "" where none has. Gloo would take the one that the host's name leads
+    to, which on some nodes the others cannot reach."""
+    import psutil
+
+    found = (name for name, has in psutil.net_if_addrs().items() if any(a.address == address for a in has))
+    return next(found, "")
+
+
 class Learner:
     def __init__(self, name: str, rank: int, world_size: int, settings: EngineSettings, threads: int = 1):
         self.name, self.rank, self.world_size, self.settings = name, rank, world_size, settings
@@ -45,11 +61,7 @@ class Learner:
         with socket.socket() as probe:
             probe.bind(("", 0))
             port = probe.getsockname()[1]
-        if self.world_size == 1:
-            return "127.0.0.1", port
-        import ray
-
-        return ray.util.get_node_ip_address(), port
+        return "127.0.0.1" if self.world_size == 1 else address_here(), port
 
     def start(self, address: str, port: int) -> dict[str, Any]:
         """Join the process group and build the engine. Returns `status()`."""
@@ -62,6 +74,8 @@ class Learner:
             MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(self.rank), WORLD_SIZE=str(self.world_size)
         )
         os.environ.setdefault("LOCAL_RANK", "0")
+        if self.world_size > 1 and (interface := _interface(address_here())):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         dist.init_process_group("gloo" if self.settings.device == "cpu" else "cpu:gloo,cuda:nccl")
         self._writers = dist.new_group(backend="gloo")
         self._engine = VerlEngine(self.settings)
@@ -71,9 +85,9 @@ class Learner:
     def update(self, batch: TokenBatch, loss: Loss, counts: dict[str, float]) -> dict[str, float]:
         """One optimizer step (see VerlEngine.train). Returns sums over ranks, grad_norm, lr and seconds."""
         started = time.perf_counter()
-        self._state = "learning"
+        engine, self._state = self._ready(), "learning"
         try:
-            self._last = self._ready().train(batch, loss, counts)
+            self._last = engine.train(batch, loss, counts)
         finally:
             self._state = "ready"
         self._updates += 1
@@ -122,6 +136,10 @@ class Learner:
         """`snapshot` and `write` at once."""
         self.snapshot(state)
         self.write(folder)
+
+    def sees(self, folder: str) -> bool:
+        """Whether this node has that folder: checkpoints are written and read by every rank."""
+        return Path(folder).is_dir()
 
     def restore(self, folder: str) -> None:
         self._ready().load_state(Path(folder) / "state")

@@ -7,9 +7,11 @@ place. The class is plain; whoever creates it decorates it with `ray.remote` and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +36,7 @@ class Rollout(Managed):
         self._groups = 0
         self._calls: dict[int, asyncio.Task] = {}  # of `group`, by group id
         self._state = "starting"
+        self._busy: Counter[str] = Counter()  # calls by what they do: "planning", "generating"
 
     def __repr__(self) -> str:
         return f"Rollout({self.name})"
@@ -64,15 +67,12 @@ class Rollout(Managed):
         engine, prompts = self._ready(), {}
         for group_id, problem in problems:
             prompts[str(group_id)] = (group_id, problem, self._encode(problem, sampling))
-        self._state = "generating"
         requests = [Request(key, prompt, n, problem.max_tokens) for key, (_, problem, prompt) in prompts.items()]
-        try:
+        with self._doing("generating"):
             async for key, completions in engine.generate(requests, sampling, seed):
                 group_id, problem, prompt = prompts[key]
                 self._groups += 1
                 yield RolloutGroup(group_id, problem, prompt, completions)
-        finally:
-            self._state = "ready"
 
     async def group(
         self, group_id: int, problem: Problem, n: int, sampling: Sampling, seed: int | None = None,
@@ -103,7 +103,8 @@ class Rollout(Managed):
     ) -> AsyncIterator[RolloutGroup]:
         """All plans first, then all solutions, so that each wave is a function of its seed."""
         asked = [(group_id, plan_problem(problem)) for group_id, problem in problems if planning.of(group_id)]
-        planned = {g.group_id: g async for g in self.generate(asked, planning.plans, sampling, seed)}
+        with self._doing("planning"):
+            planned = {g.group_id: g async for g in self.generate(asked, planning.plans, sampling, seed)}
         tasks: list[Problem] = []
         places: dict[int, range] = {}  # of each group's tasks
         for group_id, problem in problems:
@@ -135,21 +136,35 @@ class Rollout(Managed):
 
     async def load(self, weights: Mapping[str, np.ndarray], version: int) -> float:
         """Replace the weights in place; completions begun from now on are stamped with `version`. Returns seconds."""
-        self._state = "loading weights"
+        engine, self._state = self._ready(), "loading weights"
         try:
-            return await self._ready().load(weights, version)
+            return await engine.load(weights, version)
         finally:
             self._state = "ready"
 
     async def version(self) -> int:
         return self._ready().version
 
+    @contextlib.contextmanager
+    def _doing(self, what: str) -> Iterator[None]:
+        self._busy[what] += 1
+        try:
+            yield
+        finally:
+            self._busy[what] -= 1
+
+    def state(self) -> str:
+        """"starting", "loading weights", "planning" while any call writes plans, "generating", or "ready"."""
+        if self._state != "ready":
+            return self._state
+        return next((what for what in ("planning", "generating") if self._busy[what]), "ready")
+
     async def status(self) -> dict[str, Any]:
         stats = self._engine.stats() if self._engine else {}
         return {
             "name": self.name,
             "kind": "rollout",
-            "state": self._state,
+            "state": self.state(),
             "model": self.settings.model_path,
             "groups": self._groups,
             "uptime_s": round(time.monotonic() - self._started, 1),

@@ -25,6 +25,7 @@ from conf.schema import Config
 REPOSITORY = Path(__file__).resolve().parent.parent
 NAMESPACE = "raythink"
 START_ATTEMPTS = 3
+SPREAD_BYTES = 1 << 20
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Cluster:
 
 def start_ray(cfg: Config) -> Cluster:
     """Start a local Ray, or join the one at ray.address. UserError where neither can be done."""
-    _quiet_environment()
+    quiet_environment()
     import ray
 
     if ray.is_initialized():
@@ -114,7 +115,7 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
-def _quiet_environment() -> None:
+def quiet_environment() -> None:
     """What Ray and the libraries in its workers read once, at start."""
     os.environ["RAY_ADDRESS"] = ""  # a stray variable must not make a laptop's run join a cluster
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; a cluster brings its own setting
@@ -149,7 +150,9 @@ def device(cfg: Config) -> str:
     return "cuda" if uses_gpu(cfg, gpus) else "cpu"
 
 
-def _options(cfg: Config, name: str, cpus: float, gpus: float, env: dict[str, str] | None = None) -> dict[str, Any]:
+def _options(name: str, cpus: float, gpus: float, env: dict[str, str] | None = None) -> dict[str, Any]:
+    """An actor without GPUs asks for a little memory, which is always there: Ray spreads over the nodes only actors
+    that ask for something, others fall where they may."""
     variables = {"PYTHONPATH": os.environ["PYTHONPATH"], "TMPDIR": watchdog.start(), **(env or {})}
     return {
         "name": name,
@@ -157,6 +160,7 @@ def _options(cfg: Config, name: str, cpus: float, gpus: float, env: dict[str, st
         "num_cpus": cpus,
         "num_gpus": gpus,
         "runtime_env": {"env_vars": variables},
+        **({} if gpus else {"memory": SPREAD_BYTES, "scheduling_strategy": "SPREAD"}),
     }
 
 
@@ -184,7 +188,7 @@ def create_rollouts(cfg: Config, cluster: Cluster, model_path: str) -> None:
     gpus = _gpus_each(cfg, where) * e.tensor_parallel
     for i in range(e.count):
         name = f"rollout-{i}"
-        options = _options(cfg, name, 0 if where == "cpu" else 1, gpus, environment(settings))
+        options = _options(name, 0 if where == "cpu" else 1, gpus, environment(settings))
         options |= {"max_concurrency": 1000, "max_restarts": -1}
         actor = ray.remote(Rollout).options(**options).remote(name, settings)
         cluster.rollouts.append(actor)
@@ -203,8 +207,8 @@ def create_verifiers(cfg: Config, cluster: Cluster) -> None:
     v = cfg.verifier
     for i in range(v.count):
         name = f"verifier-{i}"
-        options = _options(cfg, name, 0, 0, {"OMP_NUM_THREADS": "1"})
-        options |= {"max_concurrency": 1000, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
+        options = _options(name, 0, 0, {"OMP_NUM_THREADS": "1"})
+        options |= {"max_concurrency": 1000, "max_restarts": -1}
         actor = ray.remote(managed(Verifier)).options(**options)
         weaker = cfg.sandbox.allow_weaker
         limits = v.domain_limits
@@ -247,7 +251,7 @@ def create_learners(cfg: Config, cluster: Cluster, model_path: str, total_steps:
         env["HF_HUB_OFFLINE"] = "1"
     for rank in range(c.world_size):
         name = f"learner-{rank}"
-        options = _options(cfg, name, 0 if where == "cpu" else 1, _gpus_each(cfg, where), env)
+        options = _options(name, 0 if where == "cpu" else 1, _gpus_each(cfg, where), env)
         options["max_restarts"] = -1
         remote = ray.remote(concurrency_groups=CONCURRENCY)(Learner)
         actor = remote.options(**options).remote(name, rank, c.world_size, settings, c.threads)
@@ -293,6 +297,13 @@ async def _wait(reference: Any) -> Any:
     return await reference
 
 
+async def check_storage(learners: Sequence[Any], folder: Path) -> None:
+    """UserError where a learner does not see the run's folder: it would save into one of its own node's, unnoticed."""
+    seen = await asyncio.gather(*(_wait(learner.sees.remote(str(folder))) for learner in learners))
+    blind = [f"learner-{rank}" for rank, sees in enumerate(seen) if not sees]
+    if blind:
+        raise UserError(f"{', '.join(blind)}: no {folder} on that node of the cluster; give a run.dir on storage that "
+                        "all nodes share")
 
 
 async def restart_rollout(actor: Any, kill: bool) -> None:
@@ -318,7 +329,11 @@ async def restart_learners(learners: Sequence[Any], timeout_s: float) -> None:
 
 
 async def _reborn(actor: Any, kill: bool) -> None:
-    """Until a process of the actor answers."""
+    """Until a new process of the actor answers (of a verifier, which holds nothing: any).
+
+    One that was cut off for a moment was taken for dead, and the signal to end may not have reached it: it is killed
+    as often as it answers, since whoever starts an actor twice has two engines in one process.
+    """
     import ray
     from ray.exceptions import RayActorError
 
@@ -327,7 +342,9 @@ async def _reborn(actor: Any, kill: bool) -> None:
     while True:
         await asyncio.sleep(0.5)  # also until a killed process has ended: it must not be the one that answers
         try:
-            await _wait(actor.status.remote())
-            return
+            status = await _wait(actor.status.remote())
         except RayActorError:
             continue
+        if status.get("state", "starting") == "starting":
+            return
+        ray.kill(actor, no_restart=False)

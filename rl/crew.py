@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.fleet import Event, Fleet, State
-from actors.fleet_pool import Broadcaster, Pool, is_gone
+from actors.fleet_pool import Broadcaster, Pool
 from actors.planned import Planning
 from conf.schema import Config
 from rl.cluster import Cluster, restart_learners, restart_rollout, restart_verifier
@@ -24,6 +24,7 @@ class Crew:
 
     def __init__(self, cfg: Config, cluster: Cluster, listen: Callable[[Event], None] = lambda event: None):
         self._timeout_s, self._cluster = cfg.engine.timeout_s, cluster
+        self._held: Any = None  # the published weights here: engines are given them though the learners' node be gone
         self.listen = listen
 
         def tell(event: Event) -> None:
@@ -60,7 +61,7 @@ class Crew:
 
         Raises ActorsLost where a learner does not export them.
         """
-        weights = await export(self._cluster.learners, self._timeout_s)
+        weights, self._held = await export(self._cluster.learners, self._timeout_s)
         self.engines.publish(version, weights, anew)
 
     async def settle(self) -> None:
@@ -83,6 +84,8 @@ class Crew:
 
     async def restart_learners(self, lost: ActorsLost) -> None:
         """Put the learners back together, at the first weights. Raises `lost` where they died too often for that."""
+        from ray.exceptions import RayError
+
         for name in self.learners.members:
             cause = "died or hangs" if name in lost.names else f"is restarted with {', '.join(lost.names)}"
             self.learners.died(name, cause)
@@ -93,8 +96,9 @@ class Crew:
             await restart_learners(self._cluster.learners, 2 * self._timeout_s)
         except TimeoutError:
             raise ServiceFailure("the learners did not come back: see Ray's logs") from lost
-        except Exception as error:
-            raise (ActorsLost(f"died again: {error}", lost.names) if is_gone(error) else error) from lost
+        except RayError as error:
+            # one that dies takes along those that wait for it; one that cannot start is given up after a few deaths
+            raise ActorsLost(f"died again: {' '.join(str(error).split())[-300:]}", lost.names) from lost
 
     def learners_are_back(self) -> None:
         """They hold their checkpoint again."""

@@ -90,14 +90,14 @@ async def run_wave(
     async def drive(index: int, share: Sequence[tuple[int, Problem]]) -> None:
         again = True
         while again:
-            again = False
+            again, life = False, keepers.life(index) if keepers else 0
             arguments = [share, n, sampling, wave_seed(*seed, index), *([planning] if planning else [])]
             stream = rollouts[index].generate.options(num_returns="streaming").remote(*arguments)
             try:
                 async for item in stream:  # that of an engine that dies does not raise: its last reference does
                     tasks.append(asyncio.create_task(judge(await item if keepers else item)))
             except Exception as error:
-                again = keepers is not None and await keepers.revived(index, error)
+                again = keepers is not None and await keepers.revived(index, error, life)
                 if not again:
                     await verdicts.put(error)
         wave.generate = time.perf_counter() - started
@@ -138,12 +138,16 @@ class Keepers:
         checks = (self.verifiers.ask_any("verify_group", part) for part in group.parts)
         return with_credit(group, await asyncio.gather(*checks))
 
-    async def revived(self, index: int, error: Exception) -> bool:
-        """Whether the engine that failed so is there again, with the current weights."""
+    def life(self, index: int) -> int:
+        """Of the engine: a death that is told late must not be taken for one of its next life's."""
+        return self.engines.birth(list(self.engines.handles)[index])
+
+    async def revived(self, index: int, error: Exception, life: int) -> bool:
+        """Whether the engine that failed so, in that life, is there again, with the current weights."""
         if not is_death(error):
             return False
         name = list(self.engines.handles)[index]
-        self.engines.died(name, error)
+        self.engines.died(name, error, life)
         return await self.engines.back(name)
 
 

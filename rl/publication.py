@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from actors.fleet_pool import is_gone
+from actors.fleet_pool import is_death
 from rl.dispatcher import ActorsLost, ServiceFailure
 
-DEATH_S = 5.0  # Ray tells of a death later than its peers notice the broken connection
+NOTICE_S = 90.0  # Ray calls a silent node dead after a minute or so, unless its settings say otherwise
 
 
 async def publish(learners: Sequence[Any], rollouts: Sequence[Any], version: int, timeout_s: float) -> float:
@@ -23,52 +23,63 @@ async def publish(learners: Sequence[Any], rollouts: Sequence[Any], version: int
     actors that failed or did not answer in time: an engine that missed an update must not generate.
     """
     started = time.perf_counter()
-    weights = await export(learners, timeout_s)
+    weights, _ = await export(learners, timeout_s)
     loads = [rollout.load.remote(weights, version) for rollout in rollouts]
     await within(loads, [f"rollout-{i}" for i in range(len(loads))], timeout_s, "load weights")
     return time.perf_counter() - started
 
 
-async def export(learners: Sequence[Any], timeout_s: float) -> Any:
-    """A reference to the learners' weights, which whoever loads them copies through the object store."""
+async def export(learners: Sequence[Any], timeout_s: float) -> tuple[Any, Any]:
+    """A reference to the learners' weights, which whoever loads them copies through the object store, and a view of
+    the copy on this node: while it is held, the weights outlive the learner's node."""
     exports = [learner.weights.remote() for learner in learners]
-    await within(exports, [f"learner-{i}" for i in range(len(exports))], timeout_s, "export weights")
-    return exports[0]
+    names = [f"learner-{i}" for i in range(len(exports))]
+    return exports[0], (await within(exports, names, timeout_s, "export weights"))[0]
 
 
 async def within(references: Sequence[Any], names: Sequence[str], timeout_s: float, what: str) -> list[Any]:
     """The results of remote calls. Raises ServiceFailure naming those that failed, ActorsLost those that died or were
-    late, which the run survives where they can be brought up again."""
+    late, which the run survives where they can be brought up again.
+
+    The first failure need not be the cause: the peers of a learner that dies see their connection end at once, while
+    Ray may take a while to find that its node is gone. So the others are waited for, too, up to NOTICE_S, unless
+    what failed cannot have come of that.
+    """
 
     async def wait(reference: Any) -> Any:
         return await reference
 
     tasks = [asyncio.create_task(wait(r)) for r in references]
-    if tasks:  # the first failure is the cause: those that then hang in a collective are its victims
+    if tasks:
         await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
         await _heed_deaths(tasks)
     failed = [(n, e) for t, n in zip(tasks, names, strict=True) if (e := _failure(t)) is not None]
-    failed.sort(key=lambda found: not is_gone(found[1]))
     late = [name for task, name in zip(tasks, names, strict=True) if not task.done()]
     for task in tasks:
         task.cancel()
     if failed:
-        name, error = failed[0]
+        name, error = next((one for one in failed if is_death(one[1])), failed[0])
         message = f"{name} failed to {what}: {' '.join(str(error).split())[-300:]}"
-        raise (ActorsLost(message, [name]) if is_gone(error) else ServiceFailure(message)) from error
+        raise (ActorsLost(message, [name]) if is_death(error) else ServiceFailure(message)) from error
     if late:
         raise ActorsLost(f"{', '.join(late)} did not {what} within {timeout_s} s", late)
     return [task.result() for task in tasks]
 
 
 async def _heed_deaths(tasks: Sequence[asyncio.Task]) -> None:
-    """Where one has failed, wait a little for the news that another's death was why."""
-    deadline = asyncio.get_running_loop().time() + DEATH_S
-    while (failures := [e for t in tasks if (e := _failure(t)) is not None]) and not any(map(is_gone, failures)):
+    """Where a connection may have broken, wait for the news that another's death was why: its peers notice first."""
+    deadline = asyncio.get_running_loop().time() + NOTICE_S
+    while _only_victims([e for t in tasks if (e := _failure(t)) is not None]):
         pending, left = [t for t in tasks if not t.done()], deadline - asyncio.get_running_loop().time()
         if not pending or left <= 0:
             return
         await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _only_victims(failures: Sequence[BaseException]) -> bool:
+    """Whether all that failed may have failed for another's death: collectives raise RuntimeErrors then."""
+    causes = [getattr(failure, "cause", None) or failure for failure in failures]
+    return bool(causes) and all(isinstance(c, RuntimeError) for c in causes) and not any(map(is_death, failures))
 
 
 def _failure(task: asyncio.Task) -> BaseException | None:

@@ -21,7 +21,15 @@ from actors.fleet import Event, State
 from conf.checks import check_model_dir, check_run_dir
 from conf.schema import Config
 from rl.checkpoint import RunFolder, open_run, read_json, write_json
-from rl.cluster import Cluster, create_learners, create_rollouts, create_verifiers, start_actors, start_ray
+from rl.cluster import (
+    Cluster,
+    check_storage,
+    create_learners,
+    create_rollouts,
+    create_verifiers,
+    start_actors,
+    start_ray,
+)
 from rl.dispatcher import ActorsLost, ServiceFailure
 from rl.evaluation import Evaluation, evaluate
 from rl.metrics import MetricsLog
@@ -75,6 +83,7 @@ class Session:
     async def _run(self) -> None:
         self.progress.phase("starting vLLM, verl's learner and the verifiers (about half a minute)")
         await start_actors(self.cfg, self.cluster, self.progress.note)
+        await check_storage(self.cluster.learners, self.folder.path)
         self.trainer.crew.open()
         await self._begin()
         self.summary["eval_before"] = await self._evaluate("before")

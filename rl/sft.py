@@ -28,7 +28,15 @@ from conf.checks import check_run_dir
 from conf.errors import UserError
 from conf.schema import Config
 from rl.checkpoint import RunFolder, open_run, read_json, write_json
-from rl.cluster import Cluster, create_learners, create_rollouts, create_verifiers, start_actors, start_ray
+from rl.cluster import (
+    Cluster,
+    check_storage,
+    create_learners,
+    create_rollouts,
+    create_verifiers,
+    start_actors,
+    start_ray,
+)
 from rl.dispatcher import ServiceFailure
 from rl.evaluation import evaluate
 from rl.metrics import MetricsLog
@@ -90,6 +98,7 @@ class Tuning:
         cfg, steps = self.cfg, self.source.steps
         self.progress.phase("starting the learner and vLLM (about half a minute)")
         await start_actors(cfg, self.cluster, self.progress.note)
+        await check_storage(self.cluster.learners, self.folder.path)
         await self._restore()
         self._heldout = self.source.validation()
         stream = self.source.batches(self.completed)

@@ -381,7 +381,7 @@ def test_a_keeper_that_fails_is_no_silent_death():
 
 
 def test_what_counts_as_a_death():
-    from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+    from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayTaskError
 
     EngineClosed, NotStarted = (type(name, (RuntimeError,), {}) for name in ("EngineClosed", "NotStarted"))
     assert is_gone(ActorDiedError()) and is_gone(ActorUnavailableError("", b"0" * 16)) and is_gone(NotStarted())
@@ -390,3 +390,6 @@ def test_what_counts_as_a_death():
     assert not is_death(RayTaskError("group", "traceback", ValueError("x")).as_instanceof_cause())
     others = RayTaskError("verify_group", "traceback", ActorUnavailableError("", b"0" * 16)).as_instanceof_cause()
     assert not is_death(others)  # the engine's whose group the verifier was given
+    lost = ObjectLostError("00", b"", "")
+    assert is_death(lost) and not is_gone(lost)
+    assert not is_death(RayTaskError("load", "traceback", lost).as_instanceof_cause())  # what it was given was lost

@@ -113,7 +113,7 @@ class Engine:
     """Answers every prompt with its own text, and notes what it was asked."""
 
     def __init__(self):
-        self.version, self.failure, self.calls = 0, None, []
+        self.version, self.failure, self.calls, self.state = 0, None, [], lambda: ""
         self.tokenizer = self
 
     def apply_chat_template(self, messages, tokenize, add_generation_prompt):
@@ -123,7 +123,7 @@ class Engine:
         return {"input_ids": [ord(c) for c in text]}
 
     async def generate(self, requests, sampling, seed=None):
-        self.calls.append(([r.n for r in requests], seed))
+        self.calls.append(([r.n for r in requests], seed, self.state()))
         for request in reversed(requests):
             text = "".join(map(chr, request.prompt_ids))
             plans = text.endswith(PLAN_REQUEST)
@@ -133,14 +133,16 @@ class Engine:
 
 def test_plans_come_first_and_solutions_of_each_after_them():
     rollout = Rollout("rollout-0", SimpleNamespace(max_model_len=10_000))
-    rollout._engine = engine = Engine()
+    rollout._engine, rollout._state = (engine := Engine()), "ready"
+    engine.state = rollout.state
     asked = [(i, Problem(str(i), ({"role": "user", "content": f"{i}?"},), "math", "math", "1")) for i in (4, 9)]
 
     async def collect():
         return [group async for group in rollout.generate(asked, 3, Sampling(max_tokens=8), 12, Planning(2))]
 
     groups = asyncio.run(collect())
-    assert engine.calls == [([2, 2], 12), ([3, 3, 3, 3], 13)]
+    assert engine.calls == [([2, 2], 12, "planning"), ([3, 3, 3, 3], 13, "generating")]
+    assert rollout.state() == "ready"
     assert [group.group_id for group in groups] == [4, 9] and [g.problem for g in groups] == [p for _, p in asked]
     for group in groups:
         assert len(group.completions) == len(group.parts) == 2
@@ -162,7 +164,7 @@ def wave(ids: list[int], planning: Planning) -> tuple[list[RolloutGroup], Engine
 
 def test_a_share_of_the_groups_is_planned_and_the_others_are_asked_plainly_in_the_same_wave():
     groups, engine = wave([0, 1, 2, 3], Planning(2, share=0.5))
-    assert engine.calls == [([2, 2], 12), ([3] * 6, 13)]
+    assert [call[:2] for call in engine.calls] == [([2, 2], 12), ([3] * 6, 13)]
     assert [len(g.parts) for g in groups] == [0, 2, 0, 2]
     assert [c.text for c in groups[2].completions] == ["2?"] * 3
     assert groups[3].parts[1].completions[0].text == "3?\nPlan: Way 1 for 3."
