@@ -122,6 +122,7 @@ class _Run:
         self.tracks = [_Track(index, window_of(settings.max_tokens)) for index in range(settings.candidates)]
         self.tasks: list[asyncio.Task[None]] = []
         self.pruned: list[_Track] = []
+        self.examples = False
         self.pruning = settings.prune and scaffold.logprobs and len(self.tracks) > 1
         self.changed = asyncio.Event()
         self.plan = Plan("")
@@ -177,8 +178,9 @@ class _Run:
 
     async def solve(self) -> None:
         """Run all candidates until the vote is decided; then, or when cancelled, end those that still run."""
+        self.examples = has_examples(self.question)
         # where examples decide, a candidate that is less sure may still be the one that passes them
-        self.pruning = self.pruning and not has_examples(self.question)
+        self.pruning = self.pruning and not self.examples
         self.ask(self.tracks)
         try:
             while not self.decision().decided:
@@ -302,7 +304,8 @@ class _Run:
         texts = [track.reply.text for track in done]
         error = "" if self.parts.verifier else "there is no verifier"
         comparison = None
-        if self.parts.verifier is not None:
+        alone = len(done) == 1 and not self.examples  # nothing to be compared with, nothing to be tried
+        if self.parts.verifier is not None and not alone:
             try:
                 comparison = await self.parts.verifier.compare(self.question, texts)
             except Exception as failure:  # a service that failed says nothing about the answers
@@ -336,7 +339,7 @@ class _Run:
     async def judge(self) -> None:
         """Let the judge choose between level answers, if there is time."""
         done = [track for track in self.tracks if track.state == "finished"]
-        if len(done) > 1 and not self.compared:  # the deadline came before the first comparison
+        if len(done) > 1 and len(self.compared) < 2:  # the deadline came before the first comparison
             self.learn(done, by_spelling([track.reply.text for track in done]), "the deadline came first")
         tied, judge = self.decision().tied, self.parts.judge
         if judge is None or len(tied) < 2 or self.remaining_s() <= 0:

@@ -197,8 +197,8 @@ def by_spelling(texts: Sequence[str]) -> Comparison:
     """Answers and clusters without any equality but the spelling's: cheap and safe in any process."""
     answers = [answer_of(text) for text in texts]
     clusters = _clusters(answers, lambda answer: spelling(answer.text), lambda a, b: False)
-    reasons = ["compared by spelling" if answer else "no answer" for answer in answers]
-    return _comparison(answers, clusters, [None] * len(texts), reasons)
+    how = "compared by spelling" if len(texts) > 1 else "nothing to compare it with"
+    return _comparison(answers, clusters, [None] * len(texts), [how if answer else "no answer" for answer in answers])
 
 
 def _compare_programs(question: str, answers: Sequence[Answer | None], tools: Tools) -> Comparison:

@@ -134,7 +134,7 @@ def test_it_stops_when_the_vote_is_decided_and_cancels_the_rest() -> None:
         return events, asyncio.get_running_loop().time()
 
     events, seconds = virtual_time.run(scenario())
-    assert seconds == pytest.approx(2) and verifier.asked == [1, 2]
+    assert seconds == pytest.approx(2) and verifier.asked == [2]
     assert (engine.finished, engine.cancelled) == (2, 1)
     assert of(events, CandidateFailed)[0].state == "cancelled"
     assert winner(events).answer == "37" and winner(events).why == "2 of 2 agree"
@@ -151,7 +151,7 @@ def test_candidates_that_finish_during_a_comparison_are_compared_together() -> N
     engine = solver(said(1, 1), said(2, 2), said(3, 3), said(2, 4))
     verifier = Spelling(delay_s=5)
     events = play(Scaffold(solver_engine=engine, verifier=verifier), n=4)
-    assert verifier.asked == [1, 4]
+    assert verifier.asked == [2, 4], "one alone has nothing to be compared with"
     assert winner(events).answer == "2" and of(events, Clustered)[-1].clusters == (0, 1, 2, 1)
 
 
@@ -245,7 +245,7 @@ def test_a_planner_that_is_gone_costs_no_answer() -> None:
 def test_a_verifier_that_fails_leaves_the_spelling() -> None:
     verifier = Spelling(failure=RuntimeError("no workers"))
     events = play(Scaffold(solver_engine=solver(said(1, 1), said(2, 2), said(2, 3)), verifier=verifier))
-    assert winner(events).answer == "2" and of(events, Clustered)[0].error == "RuntimeError: no workers"
+    assert winner(events).answer == "2" and of(events, Clustered)[1].error == "RuntimeError: no workers"
     events = play(Scaffold(solver_engine=solver(said(1, 1), said(2, 2), said(2, 3))))
     assert winner(events).answer == "2" and of(events, Clustered)[0].error == "there is no verifier"
 
@@ -283,7 +283,7 @@ def test_the_deadline_without_any_candidate_is_an_error() -> None:
 def test_the_deadline_may_come_before_the_first_comparison() -> None:
     engine = solver(said(1, 1), said(2, 2), said(2, 3))
     events = play(Scaffold(solver_engine=engine, verifier=Spelling(delay_s=60)), deadline_s=10)
-    assert winner(events).answer == "2" and "deadline" in of(events, Clustered)[0].error
+    assert winner(events).answer == "2" and "deadline" in of(events, Clustered)[-1].error
 
 
 def test_an_engine_that_gives_up_by_itself_is_late() -> None:
