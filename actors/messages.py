@@ -60,7 +60,8 @@ class Completion:
 
     `token_ids` int32 [T] and `logprobs` float32 [T] (natural log, of the sampled tokens, under the sampling
     distribution) include the stop token where one was generated. `finish_reason` is "stop" or "length".
-    `start_version` and `end_version` are the policy versions that sampled the first and the last token.
+    `start_version` is the policy version when it was asked for, `end_version` that of its last token. Where weights
+    came between two of its tokens, `versions` are the spans: (policy version, tokens), in order (empty: one alone).
     """
 
     text: str
@@ -69,6 +70,12 @@ class Completion:
     finish_reason: str
     start_version: int
     end_version: int
+    versions: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """(policy version, tokens sampled by it), in order; the tokens add up to all."""
+        return self.versions or ((self.end_version, len(self.token_ids)),)
 
     @property
     def truncated(self) -> bool:

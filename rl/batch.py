@@ -93,4 +93,7 @@ def rollout_metrics(seen: Sequence[RolloutGroup], trained: Sequence[RolloutGroup
     ages = [version - g.start_version for g in trained]
     metrics["staleness/mean"] = float(np.mean(ages)) if ages else 0.0
     metrics["staleness/max"] = max(ages, default=0)
+    spans = [span for g in trained for part in (g, *g.parts) for c in part.completions for span in c.spans]
+    tokens = sum(count for _, count in spans)
+    metrics["staleness/tokens"] = sum((version - of) * count for of, count in spans) / tokens if tokens else 0.0
     return metrics

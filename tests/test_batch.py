@@ -143,6 +143,7 @@ def test_metrics_by_hand():
         "length/truncated": 0.25,
         "staleness/mean": 2.0,
         "staleness/max": 2,
+        "staleness/tokens": pytest.approx(4 / 3),
     }
 
 

@@ -12,12 +12,13 @@ import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from actors.engine import Request, Sampling
+from actors.engine.versions import Mark, spans, whose
 from actors.messages import Completion
 
 
@@ -76,6 +77,7 @@ class _Pending:
     start_version: int
     put: Callable[[Any], None]
     every: bool = False
+    marks: dict[int, list[Mark]] = field(default_factory=dict)  # by completion: see actors.engine.versions
 
 
 def _repack_tied_head(worker: Any) -> None:
@@ -303,6 +305,7 @@ class VllmEngine:
         for choice, text in zip(output.outputs, texts, strict=True):
             logprobs = np.fromiter((choice.logprobs[i][t].logprob for i, t in enumerate(choice.token_ids)), np.float32)
             self.generated_tokens += len(choice.token_ids)
+            parts = spans(pending.start_version, pending.marks.get(choice.index, ()), len(choice.token_ids))
             completions.append(
                 Completion(
                     text=text.removesuffix(self._eos),
@@ -310,7 +313,8 @@ class VllmEngine:
                     logprobs=logprobs,
                     finish_reason="length" if choice.finish_reason == "length" else "stop",
                     start_version=pending.start_version,
-                    end_version=self.version,
+                    end_version=parts[-1][0] if parts else pending.start_version,
+                    versions=parts if len(parts) > 1 else (),
                 )
             )
         pending.put((output.request_id, tuple(completions)))
@@ -358,4 +362,13 @@ class VllmEngine:
             self.engine.collective_rpc(_repack_tied_head)
         self.engine.reset_prefix_cache(reset_running_requests=True)
         self.version = version
+        self._mark()
         return time.perf_counter() - started
+
+    def _mark(self) -> None:
+        """Note how far every completion has come, now that another version goes on with it."""
+        for name, request in self.engine.engine_core.engine_core.scheduler.requests.items():
+            request_id, number = whose(name) or ("", 0)
+            if request_id in self._pending:
+                tokens = request.num_output_tokens + request.num_output_placeholders  # those of a step on its way
+                self._pending[request_id].marks.setdefault(number, []).append((tokens, self.version))

@@ -83,7 +83,7 @@ SECTIONS: tuple[tuple[str, str, tuple[Spec, ...]], ...] = (
         Spec("learning rate", ("lr",), "", from_zero=True, exact=True),
     )),
     ("Health", "", (
-        Spec("staleness", ("staleness/mean", "staleness/max"), "policy versions", from_zero=True),
+        Spec("staleness", ("staleness/mean", "staleness/tokens", "staleness/max"), "policy versions", from_zero=True),
         Spec("verifier errors", ("verdict/error_rate",), "share of verdicts", from_zero=True),
     )),
 )  # fmt: skip

@@ -77,6 +77,26 @@ def test_completions_are_stamped_with_the_version_that_sampled_them(live):
     assert stamps == {(version + 1, version + 1)}
 
 
+def test_weights_replaced_in_the_middle_are_stamped_span_by_span(live):
+    """What is being written goes on under the new weights, and says where they came."""
+    rollout = live.cluster.rollouts[0]
+    version = generate(live, 1, 2)[0].completions[0].start_version
+    long = Sampling(max_tokens=96, ignore_eos=True)
+
+    async def scene():
+        calls = [rollout.group.remote(i, problem, 4, long) for i, problem in enumerate(Source(live.cfg).take(6))]
+        while not (await rollout.status.remote())["sequences"][0]:
+            await asyncio.sleep(0.001)
+        await publish(live.cluster.learners, live.cluster.rollouts, version + 1, 60)
+        return [await call for call in calls]
+
+    completions = [c for group in asyncio.run(scene()) for c in group.completions]
+    assert all(sum(count for _, count in c.spans) == len(c.token_ids) == 96 for c in completions)
+    assert all({of for of, _ in c.spans} <= {version, version + 1} for c in completions)
+    assert any([of for of, _ in c.spans] == [version, version + 1] for c in completions)
+    assert all(c.end_version == c.spans[-1][0] for c in completions)
+
+
 def test_a_problem_may_bound_its_answers_below_the_samplings_limit(live):
     from dataclasses import replace
 
