@@ -37,10 +37,12 @@ class Tally:
 
 @dataclass
 class Quality:
-    """Tallies; `solver_tokens` are those of best of three without its plans, `full_tokens` the same without a stop."""
+    """Tallies; `whole` is best of three where nobody is stopped for being unsure. `solver_tokens` are those of best of
+    three without its plans, `full_tokens` those of all its candidates to their ends."""
 
     single: Tally = field(default_factory=Tally)
     best_of: Tally = field(default_factory=Tally)
+    whole: Tally = field(default_factory=Tally)
     k2think: Tally = field(default_factory=Tally)
     solver_tokens: float = 0.0
     full_tokens: float = 0.0
@@ -67,6 +69,8 @@ async def measure(problems: Sequence[Problem], seeds: int, service: Service, flo
         bests, tokens = await batch(lambda p, s: service.best_of(p.question, s, explain=True), seed)
         await tally(quality.best_of, [answer_of(reply) for reply in bests], tokens)
         quality.solver_tokens += tokens - sum(map(planner_tokens, bests))
+        wholes, tokens = await batch(lambda p, s: service.best_of(p.question, s, prune=False), seed)
+        await tally(quality.whole, [answer_of(reply) for reply in wholes], tokens)
         contents = {p.id: _content(p, reply) for p, reply in zip(problems, bests, strict=True)}
         _, tokens = await batch(lambda p, s, c=contents: service.all_candidates(c[p.id], s), seed)
         quality.full_tokens += tokens

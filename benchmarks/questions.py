@@ -60,9 +60,9 @@ class Service:
     prompt_of: Callable[[str], str]
     max_tokens: int
 
-    async def best_of(self, question: str, seed: int, explain: bool = False) -> Reply:
-        """Effort medium: a plan, three candidates, the vote."""
-        options = {"raythink": {"explain": True}} if explain else {}
+    async def best_of(self, question: str, seed: int, **raythink: bool) -> Reply:
+        """Effort medium: a plan, three candidates, the vote; `raythink` options besides."""
+        options = {"raythink": raythink} if raythink else {}
         return await self._chat(question, seed, reasoning_effort="medium", **options)
 
     async def single(self, question: str, seed: int | None) -> Reply:

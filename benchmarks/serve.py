@@ -68,9 +68,9 @@ async def alone(bench: Bench, server: Server, judge: Judge) -> tuple[Result, flo
     m = found.medians()
     print("seconds a question: " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in m.items()))
     print(f"the same tokens over HTTP as from the bare engine: {len(found.overhead)} of {len(found.single)} questions")
-    tallies = {name: getattr(made, name) for name in ("single", "best_of", "k2think")}
+    tallies = {name: getattr(made, name) for name in ("single", "best_of", "whole", "k2think")}
     print("right: " + ", ".join(f"{name} {100 * tally.accuracy:.1f} %" for name, tally in tallies.items()))
-    points = {name: quality.gain(made.best_of, tallies[name]) for name in ("single", "k2think")}
+    points = {name: quality.gain(made.best_of, tallies[name]) for name in ("single", "whole", "k2think")}
     for name, (gained, error) in points.items():
         print(f"best of three over {name}: {gained:+.1f} points, standard error {error:.1f}")
     return {
@@ -81,6 +81,7 @@ async def alone(bench: Bench, server: Server, judge: Judge) -> tuple[Result, flo
         "k2think_flow_points": points["k2think"][0],
         "best_of_3_points": points["single"][0],
         "early_stop_token_share": made.solver_tokens / made.full_tokens,
+        "early_stop_points": points["whole"][0],
     }, m["ours"]
 
 

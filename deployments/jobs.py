@@ -127,7 +127,7 @@ def scaffold_settings(body: ChatCompletionRequest, limits: ReplySettings) -> Sca
         top_logprobs=body.top_logprobs or 0 if body.logprobs else None,
         response_format=_format(body),
         live=bool(body.stream),
-        prune=limits.prune,
+        prune=limits.prune if options is None or options.prune is None else options.prune,
     )
 
 

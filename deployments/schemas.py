@@ -111,11 +111,13 @@ class StreamOptions(_Body):
 
 
 class RaythinkOptions(_Body):
-    """How to think: whether to plan first, how many candidates to generate, whether to show plan, candidates, verdicts
-    and why the winner won. What is not given follows from reasoning_effort."""
+    """How to think: whether to plan first, how many candidates to generate, whether to stop those that are far less
+    sure than another while they write, whether to show plan, candidates, verdicts and why the winner won. What is not
+    given follows from reasoning_effort and the server's settings."""
 
     plan: bool | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    prune: bool | None = None
     explain: bool | None = None
 
 
