@@ -98,7 +98,8 @@ def test_all_candidates_fail():
 @pytest.mark.parametrize(("options", "stopped"), [({}, 2), ({"prune": False}, 0)])
 def test_a_request_may_keep_its_unsure_candidates(options, stopped):
     def reply(request):
-        return Script(pieces=("w ",) * 30 + (f"<answer>{request.seed}</answer>",), logprob=-3.0 if request.seed else 0.0)
+        pieces = ("w ",) * 30 + (f"<answer>{request.seed}</answer>",)
+        return Script(pieces=pieces, logprob=-3.0 if request.seed else 0.0)
 
     backend = ScaffoldBackend(reply)
     asking(backend, extra_body={"seed": 0, "raythink": {"plan": False, **options}})
