@@ -78,48 +78,68 @@ async def run_wave(
     With `keepers` a death costs time only: the share of an engine that died is asked of it again once it is back, with
     the same seed, which gives the same groups (those that had come already are left out); a verifier's is another's.
     """
-    started, verdicts, next_verifier = time.perf_counter(), asyncio.Queue(), itertools.cycle(verifiers)
-
-    async def judge(group: Any) -> None:
-        try:
-            ask = keepers.judge if keepers else next(next_verifier).verify_group.remote
-            await verdicts.put(await ask(group))
-        except Exception as error:
-            await verdicts.put(error)
-
-    async def drive(index: int, share: Sequence[tuple[int, Problem]]) -> None:
-        again = True
-        while again:
-            again, life = False, keepers.life(index) if keepers else 0
-            arguments = [share, n, sampling, wave_seed(*seed, index), *([planning] if planning else [])]
-            stream = rollouts[index].generate.options(num_returns="streaming").remote(*arguments)
-            try:
-                async for item in stream:  # that of an engine that dies does not raise: its last reference does
-                    tasks.append(asyncio.create_task(judge(await item if keepers else item)))
-            except Exception as error:
-                again = keepers is not None and await keepers.revived(index, error, life)
-                if not again:
-                    await verdicts.put(error)
-        wave.generate = time.perf_counter() - started
-
+    asked = (n, sampling, *([planning] if planning else []))
+    running, started = _Running(rollouts, verifiers, asked, seed, keepers), time.perf_counter()
     shares = [problems[i :: len(rollouts)] for i in range(len(rollouts))]
-    tasks = [asyncio.create_task(drive(i, share)) for i, share in enumerate(shares) if share]
     waiting = {group_id for group_id, _ in problems}
     try:
+        running.begin(shares)
         while waiting:
-            item = await asyncio.wait_for(verdicts.get(), timeout_s)
+            item = await asyncio.wait_for(running.verdicts.get(), timeout_s)
             if isinstance(item, Exception):
                 raise service_failure(item) from item
             if item.group_id in waiting:
                 waiting.discard(item.group_id)
                 yield item
+        wave.generate = running.generated_at - started
         wave.verify = time.perf_counter() - started - wave.generate
     except TimeoutError:
         late = f"no group came back within engine.timeout_s={timeout_s} s: a rollout or verifier hangs"
         raise ServiceFailure(late) from None
     finally:
-        for task in tasks:
+        running.stop()
+
+
+class _Running:
+    """A wave on its way: each engine's share in one call, and each group to a verifier as it comes."""
+
+    def __init__(self, rollouts: Sequence[Any], verifiers: Sequence[Any], asked: tuple[Any, ...],
+                 seed: tuple[int, ...], keepers: Keepers | None):
+        self._rollouts, self._next_verifier = rollouts, itertools.cycle(verifiers)
+        self._asked, self._seed, self._keepers = asked, seed, keepers
+        self.verdicts: asyncio.Queue[RolloutGroup | Exception] = asyncio.Queue()
+        self.generated_at = time.perf_counter()  # when the last engine came to its end, so far
+        self._tasks: list[asyncio.Task] = []
+
+    def begin(self, shares: Sequence[Sequence[tuple[int, Problem]]]) -> None:
+        self._tasks += [asyncio.create_task(self._drive(i, share)) for i, share in enumerate(shares) if share]
+
+    def stop(self) -> None:
+        for task in self._tasks:
             task.cancel()
+
+    async def _judge(self, group: Any) -> None:
+        try:
+            ask = self._keepers.judge if self._keepers else next(self._next_verifier).verify_group.remote
+            await self.verdicts.put(await ask(group))
+        except Exception as error:
+            await self.verdicts.put(error)
+
+    async def _drive(self, index: int, share: Sequence[tuple[int, Problem]]) -> None:
+        keepers, again = self._keepers, True
+        n, sampling, *planning = self._asked
+        while again:
+            again, life = False, keepers.life(index) if keepers else 0
+            arguments = [share, n, sampling, wave_seed(*self._seed, index), *planning]
+            stream = self._rollouts[index].generate.options(num_returns="streaming").remote(*arguments)
+            try:
+                async for item in stream:  # that of an engine that dies does not raise: its last reference does
+                    self._tasks.append(asyncio.create_task(self._judge(await item if keepers else item)))
+            except Exception as error:
+                again = keepers is not None and await keepers.revived(index, error, life)
+                if not again:
+                    await self.verdicts.put(error)
+        self.generated_at = time.perf_counter()
 
 
 @dataclass
