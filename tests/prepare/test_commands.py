@@ -145,8 +145,10 @@ def test_a_killed_run_leaves_nothing_that_looks_done(signal_number, code, tmp_pa
     os.mkfifo(tmp_path / "b.jsonl")
     (tmp_path / "in" / "b.jsonl").write_text("")
     words = ["prepare.source=am_thinking", f"prepare.input=[{tmp_path}/in]", f"prepare.output={tmp_path}/out"]
-    program = ("import sys, main, rl.prepare.inputs as i; read = i.batches\n"
-               f"def batches(path, name, skip):\n    if name == 'b.jsonl': open({str(tmp_path / 'b.jsonl')!r}).read()\n"
+    # short sleeps: a signal that comes just before one long call would wait for its end
+    program = ("import sys, time, main, rl.prepare.inputs as i; read = i.batches\n"
+               "def batches(path, name, skip):\n"
+               f"    while name == 'b.jsonl' and open({str(tmp_path / 'b.jsonl')!r}): time.sleep(0.05)\n"
                "    return read(path, name, skip)\n"
                "i.batches = batches; sys.exit(main.main(sys.argv[1:]))")
     process = subprocess.Popen([sys.executable, "-c", program, "mode=prepare", *words], cwd=ROOT, text=True,
