@@ -2,7 +2,8 @@
 
 Both ask the embedded policy the same held-out questions, at temperature 1. mode=eval gives pass@1 with its bootstrap
 interval. The harness (its own virtual environment, made where absent) asks `main.py mode=serve` by its
-`local-chat-completions` model, once a question and run, with a seed a run; what it logged is judged by our verifier.
+`local-chat-completions` model, once a question and run, without a seed (one for all its questions would give them all
+the same luck); what it logged is judged by our verifier.
 Its own `exact_match` is told besides, of questions whose truth is a plain text. The last line is JSON: `agrees` says
 whether the harness's mean of all runs lies within mode=eval's interval.
 """
@@ -40,7 +41,7 @@ test_split: test
 output_type: generate_until
 doc_to_text: "{{{{question}}}}"
 doc_to_target: "{{{{truth}}}}"
-generation_kwargs: {{until: [], max_gen_toks: {tokens}, temperature: 1.0, do_sample: true, reasoning_effort: low}}
+generation_kwargs: {{until: [], max_gen_toks: {tokens}, temperature: 1.0, seed: null, reasoning_effort: low}}
 metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
 """
 
@@ -60,16 +61,16 @@ def ours(folder: Path, questions: int) -> dict[str, Any]:
     return json.loads((folder / "ours" / "summary.json").read_text())["suites"]["heldout"]
 
 
-def harness(folder: Path, server: Server, tokens: int, seed: int, problems: Sequence[Problem]) -> list[dict[str, Any]]:
+def harness(folder: Path, server: Server, tokens: int, run: int, problems: Sequence[Problem]) -> list[dict[str, Any]]:
     """What the harness logged of one run, a sample a question, in the order of the questions."""
     rows = folder / "rows.jsonl"
     rows.write_text("".join(json.dumps({"id": p.id, "question": p.question, "truth": plain(p) or "-"}) + "\n"
                             for p in problems))
     (folder / "task.yaml").write_text(TASK.format(rows=rows, tokens=tokens))
-    output = folder / f"run{seed}"
+    output = folder / f"run{run}"
     command = [
         str(LM_EVAL.ensure(ROOT)), "-m", "lm_eval", "run", "--model", "local-chat-completions", "--model_args",
-        f"model=raythink,base_url={server.url}/v1/chat/completions,num_concurrent={CONCURRENT},seed={seed}",
+        f"model=raythink,base_url={server.url}/v1/chat/completions,num_concurrent={CONCURRENT},max_retries=3",
         "--tasks", "heldout", "--include_path", str(folder), "--apply_chat_template", "--log_samples",
         "--output_path", str(output),
     ]  # fmt: skip
@@ -91,15 +92,15 @@ async def measure(cfg: Config, folder: Path, questions: int, runs: int) -> dict[
     try:
         with service(["mode=serve", f"model.path={MODEL}", "model.device=cpu", f"run.dir={folder / 'runs'}",
                       "serve.requests_per_minute=0"]) as server:
-            for seed in range(1, runs + 1):
-                samples = harness(folder, server, cfg.sampling.max_tokens, seed, problems)
+            for run in range(1, runs + 1):
+                samples = harness(folder, server, cfg.sampling.max_tokens, run, problems)
                 texts = [f"<answer>{sample['filtered_resps'][0]}</answer>" for sample in samples]
                 scores = await judge.scores(problems, texts)
                 rates.append(accuracy(scores))
                 of_text = [i for i, problem in enumerate(problems) if plain(problem) is not None]
                 exact.append(statistics.fmean(samples[i]["exact_match"] for i in of_text))
                 judged.append(accuracy([scores[i] for i in of_text]))
-                print(f"lm-eval, run {seed}: {100 * rates[-1]:.1f} % right; of {len(of_text)} with a plain answer "
+                print(f"lm-eval, run {run}: {100 * rates[-1]:.1f} % right; of {len(of_text)} with a plain answer "
                       f"{100 * exact[-1]:.1f} % by its exact_match, {100 * judged[-1]:.1f} by our verifier", flush=True)
     finally:
         await judge.verifier.close()
@@ -114,7 +115,7 @@ async def measure(cfg: Config, folder: Path, questions: int, runs: int) -> dict[
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lm_eval", description=__doc__.splitlines()[0])
     parser.add_argument("--questions", type=int, default=240, help="held-out questions")
-    parser.add_argument("--runs", type=int, default=3, help="runs of the harness, each with a seed of its own")
+    parser.add_argument("--runs", type=int, default=3, help="runs of the harness")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     with tempfile.TemporaryDirectory(prefix="raythink-bench-") as folder:

@@ -19,7 +19,9 @@ def vllm_serve(settings: VllmSettings, max_model_len: int) -> Server:
     variables = environment(settings)
     del variables["VLLM_ENABLE_V1_MULTIPROCESSING"]
     command = [
-        str(Path(sys.executable).parent / "vllm"), "serve", settings.model_path, "--served-model-name", MODEL,
+        # what `vllm serve` runs: the command itself asks for a package named vllm, and the CPU build has another name
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", settings.model_path,
+        "--served-model-name", MODEL,
         "--host", "127.0.0.1", "--port", str(port), "--dtype", settings.dtype, "--seed", str(settings.seed),
         "--max-model-len", str(max_model_len), "--max-num-seqs", str(settings.max_num_seqs),
         "--max-num-batched-tokens", str(settings.max_batched_tokens), "--block-size", str(BLOCK),
