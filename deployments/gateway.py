@@ -178,6 +178,7 @@ class Gateway:
         try:
             turn.owner = self._owner(request)
             self._rates.charge_request(turn.owner)
+            self._admission.refuse_if_full()
             job = await self._job(request, schema, make_job)
             response = await (self._streamed(request, job, turn) if job.stream else self._whole(request, job, turn))
         except Exception as error:

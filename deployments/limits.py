@@ -227,6 +227,11 @@ class Admission:
         ahead = self.weight + sum(w for _, w in self._queue) + weight
         return self._mean_s * ahead / self.capacity
 
+    def refuse_if_full(self, weight: int = 1) -> None:
+        """Raises Refused where a request would find the queue full: before its body is read, which costs more."""
+        if len(self._queue) >= self.max_waiting and (self._queue or self.weight + weight > self.capacity):
+            raise Refused("queue_full", "the server is busy and its queue is full", self.expected_wait_s(weight))
+
     @asynccontextmanager
     async def slot(self, weight: int, max_wait_s: float) -> AsyncIterator[None]:
         """While a request of `weight` runs (one heavier than the capacity runs alone).
@@ -246,8 +251,7 @@ class Admission:
         if not self._queue and self.weight + weight <= self.capacity:
             self.weight += weight
             return
-        if len(self._queue) >= self.max_waiting:
-            raise Refused("queue_full", "the server is busy and its queue is full", self.expected_wait_s(weight))
+        self.refuse_if_full(weight)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((turn, weight))
         try:

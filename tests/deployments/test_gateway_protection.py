@@ -133,6 +133,7 @@ def test_a_full_server_refuses_before_a_queue_grows():
             while len(backend.requests) < 1 or "waiting 1.0" not in (await http.get("/metrics")).text:
                 await asyncio.sleep(0)
             refused = [await http.post(CHAT, json=HELLO | {"stream": stream}) for stream in (False, True)]
+            refused.append(await http.post(CHAT, content=b"not read"))  # what is refused anyway is not read
             assert len(backend.requests) == 1  # the second one waits, the others never came through
             backend.go()
             return refused, [await task for task in waiting]
