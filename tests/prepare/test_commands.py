@@ -146,7 +146,8 @@ def test_a_killed_run_leaves_nothing_that_looks_done(signal_number, code, tmp_pa
     (tmp_path / "in" / "b.jsonl").write_text("")
     words = ["prepare.source=am_thinking", f"prepare.input=[{tmp_path}/in]", f"prepare.output={tmp_path}/out"]
     # short sleeps: a signal that comes just before one long call would wait for its end
-    program = ("import sys, time, main, rl.prepare.inputs as i; read = i.batches\n"
+    program = ("import signal, sys, time, main, rl.prepare.inputs as i; read = i.batches\n"
+               "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background shells have it ignored
                "def batches(path, name, skip):\n"
                f"    while name == 'b.jsonl' and open({str(tmp_path / 'b.jsonl')!r}): time.sleep(0.05)\n"
                "    return read(path, name, skip)\n"
