@@ -99,7 +99,7 @@ class EngineService:
 
     async def complete(self, request: ChatRequest) -> Chunk:
         """The whole reply, as one chunk."""
-        return joined([chunk async for chunk in self.engine.stream(request)])
+        return joined([chunk async for chunk in self.engine.stream(replace(request, whole=True))])
 
     async def stream_all(
         self, requests: Mapping[int, ChatRequest], pruning: Pruning | None

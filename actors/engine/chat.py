@@ -37,7 +37,8 @@ class ChatRequest:
 
     `response_format` is OpenAI's ({"type": "json_object"} or {"type": "json_schema", "json_schema": {...}}).
     `top_logprobs` None: no logprobs; 0: of the sampled tokens only. `prompt`, if set, is sent as it is in place of
-    `messages`, without a chat template (`/v1/completions`). `live` False: nobody reads along, pieces may be larger.
+    `messages`, without a chat template (`/v1/completions`). `live` False: nobody reads along, pieces may be larger;
+    `whole`: one piece, at the end, is enough.
     """
 
     messages: tuple[Mapping[str, Any], ...] = ()
@@ -51,6 +52,7 @@ class ChatRequest:
     response_format: Mapping[str, Any] | None = None
     timeout_s: float = 600.0
     live: bool = True
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ class VllmChat:
             seed=request.seed,
             logprobs=request.top_logprobs,
             structured_outputs=structured,
-            output_kind=RequestOutputKind.DELTA,
+            # each piece costs the engine's process as much as a token of a small model
+            output_kind=RequestOutputKind.FINAL_ONLY if request.whole else RequestOutputKind.DELTA,
         )
 
     @staticmethod

@@ -232,3 +232,14 @@ def test_one_that_is_late_is_cancelled(replica):
     with pytest.raises(TimeoutError, match="in time"):
         whole(handle, timeout_s=5.0)
     assert handle.cancelled == 1 and solver.cancelled == 1
+
+
+def test_one_candidate_alone_that_nobody_reads_along_is_one_message_too(replica):
+    def ask(handle: Handle) -> list[Piece]:
+        return virtual_time.run(read(HandleEngine("solver", handle).stream_all(requests(1, live=False))))
+
+    handle = replica(engine(script(7)))
+    (piece,) = ask(handle)
+    assert (piece.chunk.tokens, piece.ends) == (7, True) and isinstance(handle.calls[0], ChatRequest)
+    (failed,) = ask(replica(engine(EngineError("down"))))
+    assert str(failed.failure) == "down" and failed.ends
