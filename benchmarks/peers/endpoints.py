@@ -18,6 +18,7 @@ def vllm_serve(settings: VllmSettings, max_model_len: int) -> Server:
     port = free_port()
     variables = environment(settings)
     del variables["VLLM_ENABLE_V1_MULTIPROCESSING"]
+    variables["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     command = [
         # what `vllm serve` runs: the command itself asks for a package named vllm, and the CPU build has another name
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", settings.model_path,
