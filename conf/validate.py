@@ -33,10 +33,12 @@ AT_MOST: dict[str, float] = {
     "curriculum.strong_above": 1, "curriculum.weak_below": 1,
     "engine.gpu_memory": 1, "sampling.top_p": 1, "eval.top_p": 1, "verifier.max_error_rate": 1,
     "prepare.min_pass": 1, "prepare.max_pass": 1,
-    "learner.min_lr_ratio": 1, "rl.clip_low": 1, "rl.planned_share": 1, "ray.dashboard_port": 65535,
+    "learner.min_lr_ratio": 1, "rl.clip_low": 1, "rl.planned_share": 1,
+    "ray.dashboard_port": 65535, "serve.port": 65535,
 }
 ABOVE_ZERO = ("engine.kv_cache_gib", "engine.gpu_memory", "sampling.top_p", "eval.top_p", "verifier.timeout_s",
-              "learner.lr", "ray.dashboard_port", "serve.deadline_s", "rl.planned_share")
+              "learner.lr", "ray.dashboard_port", "serve.deadline_s", "serve.port",
+              "rl.planned_share")
 
 
 def validate(cfg: Config) -> None:
