@@ -98,8 +98,11 @@ class EngineService:
                 yield joined(chunks)
 
     async def complete(self, request: ChatRequest) -> Chunk:
-        """The whole reply, as one chunk."""
-        return joined([chunk async for chunk in self.engine.stream(replace(request, whole=True))])
+        """The whole reply, as one chunk. Raises as ChatEngine.stream, EngineError where the engine said nothing."""
+        chunks = [chunk async for chunk in self.engine.stream(replace(request, whole=True))]
+        if not chunks:
+            raise EngineError(f"{self.spec.name} ended its reply without a finish reason")
+        return joined(chunks)
 
     async def stream_all(
         self, requests: Mapping[int, ChatRequest], pruning: Pruning | None

@@ -226,6 +226,16 @@ def test_a_reply_that_nobody_reads_along_is_one_message_and_is_asked_for_again_w
     assert (chunk.tokens, chunk.finish_reason, len(handle.calls)) == (7, "stop", 2)
 
 
+def test_an_engine_that_says_nothing_has_failed(replica):
+    class Silent(ScriptedEngine):
+        async def stream(self, request: ChatRequest) -> AsyncIterator[Chunk]:
+            for chunk in ():
+                yield chunk
+
+    with pytest.raises(EngineError, match="without a finish reason"):
+        whole(replica(Silent(lambda request: "")))
+
+
 def test_one_that_is_late_is_cancelled(replica):
     solver = engine(script(70))
     handle = replica(solver)
