@@ -24,7 +24,7 @@ from deployments.limits import KEYS_VARIABLE
 ROOT = Path(__file__).resolve().parent.parent
 START_S, STOP_S, POLL_S = 600.0, 60.0, 0.2
 LEFT_S = 10.0  # for what the server started, after its own end
-KEYS = 64  # one key may send two requests a second: load comes from as many clients as it takes
+KEYS = 256  # one key may send two requests a second: load comes from as many clients as it takes
 
 
 def free_port() -> int:

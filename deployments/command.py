@@ -16,6 +16,7 @@ from actors import watchdog
 from conf.checks import check_model_dir, check_port
 from conf.errors import UserError
 from conf.schema import Config
+from deployments import front
 from deployments.graph import build, make_plan
 from deployments.limits import check_address, load_keys
 
@@ -117,6 +118,8 @@ def _environment() -> None:
     # the proxy as well: see handles.DIRECT and graph.ONE_LOOP, which reach the replicas whoever starts them
     os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
     os.environ.setdefault("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0")
+    if "RAY_SERVE_ENABLE_HA_PROXY" not in os.environ:
+        os.environ.update(front.environment())
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -34,7 +34,7 @@ class Service:
         words = [f"serve.port={self.port}", f"serve.follow={folder / 'run'}", f"run.dir={folder}"]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "main.py", "mode=serve", *words],
+                [sys.executable, "main.py", "mode=serve", "serve.requests_per_minute=0", *words],
                 cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             )
 
@@ -106,6 +106,15 @@ def test_it_answers_follows_a_run_survives_kills_and_ends(tmp_path):
         assert whole["choices"][0]["message"]["content"] and whole["system_fingerprint"] == "v0"
         assert len(whole["raythink"]["candidates"]) == 3
         assert whole["usage"]["completion_tokens"] >= sum(c["tokens"] for c in whole["raythink"]["candidates"]) > 0
+
+        for seed in range(5):  # detokenized at its end, and token by token
+            alone = {"seed": seed, "reasoning_effort": "low"}
+            messages = [service.answer(**alone, **more)["choices"][0]["message"] for more in ({}, {"logprobs": True})]
+            assert messages[0] == messages[1]
+
+        front = [p for p in psutil.Process(service.process.pid).children(recursive=True) if p.name() == "haproxy"]
+        open_to = {c.laddr.ip for p in front for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
+        assert open_to == {"127.0.0.1"}, "the port that was asked for, and no page of the proxy's own"
 
         many = {"n": 16, "seed": 3, "reasoning_effort": "low"}
         start = service.counter("raythink_solver_generated_tokens")
