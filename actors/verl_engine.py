@@ -136,10 +136,12 @@ class VerlEngine:
             lora_alpha=settings.lora_alpha,
         )
         cpu = settings.device == "cpu"
+        self.replicas = cpu and not settings.shard
         engine_config = FSDPEngineConfig(
             strategy="fsdp2",
             # On CPU the ranks are replicas: they share one memory, so sharding would gather copies of what is there
-            fsdp_size=1 if cpu and not settings.shard else -1,
+            fsdp_size=1 if self.replicas else -1,
+            reshard_after_forward=not self.replicas,
             mixed_precision={"param_dtype": short, "reduce_dtype": "fp32"},
             use_torch_compile=False,
             use_dynamic_bsz=False,
@@ -207,7 +209,10 @@ class VerlEngine:
                 value, metrics = self._apply(loss, model_output, batch, indices, fields, global_counts)
                 return value * self.copies, metrics
 
-            with engine._gradient_sync_context(is_last_micro_batch=i == len(plan) - 1):
+            last = i == len(plan) - 1
+            if self.replicas:  # what is gathered for a micro-batch serves the next one: it is a copy in the same memory
+                engine.module.set_reshard_after_backward(last)
+            with engine._gradient_sync_context(is_last_micro_batch=last):
                 value, output = engine.forward_step(data, loss_function, forward_only=False)
                 value.backward()
             for name, number in output["metrics"].items():

@@ -12,8 +12,8 @@ The schedule's bound is the largest of three times, for the same lengths: the le
 ever empty; and what the rules of admission and consumption (rl.ledger) allow on one engine with all the slots, whose
 updates, verdicts and dispatch take no time (`Ideal`, which shares no code with what is measured).
 
-Real: the starter recipe with S=0 and then S=1 (updates in flight) on two cores: groups a second over the training
-steps, groups used, held-out pass@1 of each. Last line: JSON.
+Real: recipe=starter (S=0), then starter_async (S=1, the same training on one engine and one learner): groups a second over
+the training steps, groups used, held-out pass@1 of each. Last line: JSON.
 """
 
 from __future__ import annotations
@@ -206,9 +206,9 @@ def real(steps: int, keys: list[str]) -> dict[str, Any]:
     """The starter with S=0 and S=1: seconds a sample, samples used, held-out pass@1 at the end."""
     found = {}
     with tempfile.TemporaryDirectory() as root:
-        for name, words in (("s0", []), ("s1", ["rl.staleness=1", "engine.update=inflight"])):
-            command = [sys.executable, "main.py", "mode=train", f"rl.steps={steps}", f"run.dir={root}",
-                       f"run.name={name}", "ray.dashboard=false", *words, *keys]
+        for name, recipe in (("s0", "starter"), ("s1", "starter_async")):
+            command = [sys.executable, "main.py", "mode=train", f"recipe={recipe}", f"rl.steps={steps}", f"run.dir={root}",
+                       f"run.name={name}", "ray.dashboard=false", *keys]
             subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
             folder = Path(root) / name
             rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

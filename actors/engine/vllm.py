@@ -319,7 +319,7 @@ class VllmEngine:
         texts = self.tokenizer.batch_decode([list(c.token_ids) for c in output.outputs], skip_special_tokens=False)
         completions = []
         for choice, text in zip(output.outputs, texts, strict=True):
-            logprobs = np.fromiter((choice.logprobs[i][t].logprob for i, t in enumerate(choice.token_ids)), np.float32)
+            logprobs = np.asarray(choice.logprobs.logprobs, np.float32)  # flat: of the sampled tokens and no others
             self.generated_tokens += len(choice.token_ids)
             parts = spans(pending.start_version, pending.marks.get(choice.index, ()), len(choice.token_ids))
             completions.append(
@@ -348,6 +348,7 @@ class VllmEngine:
             stop_token_ids=list(sampling.stop_token_ids),
             ignore_eos=sampling.ignore_eos,
             logprobs=0,
+            flat_logprobs=True,
             stop=list(sampling.stop),
             include_stop_str_in_output=bool(sampling.stop),
             detokenize=bool(sampling.stop),
