@@ -12,8 +12,8 @@ The schedule's bound is the largest of three times, for the same lengths: the le
 ever empty; and what the rules of admission and consumption (rl.ledger) allow on one engine with all the slots, whose
 updates, verdicts and dispatch take no time (`Ideal`, which shares no code with what is measured).
 
-Real: recipe=starter (S=0), then starter_async (S=1, the same training on one engine and one learner): groups a second over
-the training steps, groups used, held-out pass@1 of each. Last line: JSON.
+Real: recipe=starter (S=0), then starter_async (S=1, the same training on one engine and one learner): groups a second
+over the training steps, groups used, held-out pass@1 of each. Last line: JSON.
 """
 
 from __future__ import annotations
@@ -207,8 +207,8 @@ def real(steps: int, keys: list[str]) -> dict[str, Any]:
     found = {}
     with tempfile.TemporaryDirectory() as root:
         for name, recipe in (("s0", "starter"), ("s1", "starter_async")):
-            command = [sys.executable, "main.py", "mode=train", f"recipe={recipe}", f"rl.steps={steps}", f"run.dir={root}",
-                       f"run.name={name}", "ray.dashboard=false", *keys]
+            command = [sys.executable, "main.py", "mode=train", f"recipe={recipe}", f"rl.steps={steps}",
+                       f"run.dir={root}", f"run.name={name}", "ray.dashboard=false", *keys]
             subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
             folder = Path(root) / name
             rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
