@@ -61,8 +61,8 @@ def run(cfg: Config) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     check_address(cfg.serve.host, load_keys(os.environ))
     check_port(cfg.serve.host, cfg.serve.port, "serve.port")
-    app = application(cfg)
     watchdog.start()
+    app = application(cfg)
     import ray
     from ray import serve
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors import watchdog
 from actors.engine.chat import ChatRequest, Chunk
 from actors.engine.speculative import speculative_config
 from actors.engine.vllm import VllmSettings, environment
@@ -237,7 +238,9 @@ def _runtime(variables: Mapping[str, str]) -> dict[str, Any]:
     root = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH", "")
     paths = [root, *(p for p in path.split(os.pathsep) if p and p != root)]
-    return {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), **ONE_LOOP, **variables}}
+    # what a killed replica leaves goes with the service, where mode=serve has a watchdog for that
+    scratch = {"TMPDIR": os.environ[watchdog.MARK]} if watchdog.MARK in os.environ else {}
+    return {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), **ONE_LOOP, **scratch, **variables}}
 
 
 class _EngineReplica(EngineService):

@@ -1,8 +1,8 @@
 """HAProxy in front of the gateway's replicas, where Ray brings one (Linux), in place of Serve's proxy in Python.
 
-A request reaches the gateway's own HTTP server: the Python proxy costs more CPU than the gateway and an engine's share
-of a short reply together. Serve starts HAProxy, tells it the replicas, and keeps its Python proxy as the way for
-requests that come while there is no replica.
+A request reaches the gateway's own HTTP server: the Python proxy, and answering to it, cost as much CPU as all else
+that the gateway does. Serve starts HAProxy, tells it the replicas, and keeps its Python proxy as the way for requests
+that come while there is no replica.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from actors import watchdog
+
 START = Path(__file__).parent / "haproxy.sh"
-LONGEST = 18  # of the temporary folder's name: a socket's path has at most 107 characters, of which Ray takes 80
+LONGEST = 27  # of the folder's name: a socket's path has at most 107 characters, of which Ray and HAProxy take 80
 
 
 def environment() -> dict[str, str]:
     """Variables for Ray's processes, set before it starts; none where there is no HAProxy that runs.
 
-    Makes a folder for its files, which goes with this process: with Ray's default folder, one user's service would
-    keep another's from starting, and anybody could command the proxy by its socket.
+    Its files get a folder that goes with this process: with Ray's default folder, one user's service would keep
+    another's from starting, and anybody could command the proxy by its socket.
     """
     binary = _haproxy()
     if binary is None:
         return {}
-    root = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="raythink-serve-", dir=root if len(root) <= LONGEST else "/tmp")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = _folder()
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(START),
@@ -59,6 +59,16 @@ def _haproxy() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return binary
+
+
+def _folder() -> str:
+    """The watchdog's, where there is one: it outlives a kill -9 of this process."""
+    scratch = os.environ.get(watchdog.MARK, "")
+    if 0 < len(scratch) <= LONGEST:
+        return scratch
+    made = tempfile.mkdtemp(prefix="raythink-", dir="/tmp")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
 
 
 def _free_port() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from actors import watchdog
 from deployments import front
 
 CONFIGURATION = """defaults
@@ -31,9 +32,9 @@ listen stats
 """
 
 
-@pytest.fixture
-def variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
-    monkeypatch.setattr(front.tempfile, "gettempdir", lambda: str(tmp_path))  # too long for a socket's path
+@pytest.fixture(params=["", "/long" * 30])
+def variables(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.setenv(watchdog.MARK, request.param)  # none, and one too long for a socket's path
     found = front.environment()
     if not found:
         pytest.skip("there is no HAProxy that runs here")
@@ -43,7 +44,7 @@ def variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]
 def test_its_files_have_a_folder_of_their_own(variables):
     folder = Path(variables["RAY_SERVE_HAPROXY_SERVER_STATE_BASE"])
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert len(f"{folder}/{'n' * 56}/admin.sock") <= 107
+    assert len(f"{folder}/{'n' * 56}/admin.sock.4194304.tmp") <= 107  # what HAProxy binds first, then renames
     names = ("CONFIG_FILE_LOC", "SOCKET_PATH", "SERVER_STATE_FILE")
     assert {Path(variables[f"RAY_SERVE_HAPROXY_{name}"]).parent for name in names} == {folder}
 
