@@ -95,6 +95,32 @@ def logprob_of(reply: dict) -> float:
     return sum(token["logprob"] for token in reply["choices"][0]["logprobs"]["content"])
 
 
+def whole_replies_read_as_others(service: Service) -> None:
+    """Detokenized at its end, a reply has the text that it has token by token."""
+    for seed in range(5):
+        same = {"seed": seed, "reasoning_effort": "low"}
+        messages = [service.answer(**same, **more)["choices"][0]["message"] for more in ({}, {"logprobs": True})]
+        assert messages[0] == messages[1]
+
+
+def nothing_else_listens(service: Service) -> None:
+    """The proxy before the gateway has the port that was asked for, on loopback, and no page of its own."""
+    front = [p for p in psutil.Process(service.process.pid).children(recursive=True) if p.name() == "haproxy"]
+    open_at = {c.laddr for p in front for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
+    assert open_at <= {("127.0.0.1", service.port)}
+
+
+def hanging_up_ends_the_work(service: Service) -> None:
+    many = {"n": 16, "seed": 3, "reasoning_effort": "low"}
+    start = service.counter("raythink_solver_generated_tokens")
+    service.answer(**many)
+    whole = service.counter("raythink_solver_generated_tokens") - start
+    service.leave(0.03, **many)
+    service.wait(lambda: service.counter("raythink_solver_running") == 0, 60, "the end of what nobody waits for")
+    left = service.counter("raythink_solver_generated_tokens") - start - whole
+    assert left < whole / 2, "who hangs up ends the work for it"
+
+
 @pytest.mark.usefixtures("alone")
 def test_it_answers_follows_a_run_survives_kills_and_ends(tmp_path):
     (tmp_path / "run").mkdir()
@@ -107,23 +133,9 @@ def test_it_answers_follows_a_run_survives_kills_and_ends(tmp_path):
         assert len(whole["raythink"]["candidates"]) == 3
         assert whole["usage"]["completion_tokens"] >= sum(c["tokens"] for c in whole["raythink"]["candidates"]) > 0
 
-        for seed in range(5):  # detokenized at its end, and token by token
-            alone = {"seed": seed, "reasoning_effort": "low"}
-            messages = [service.answer(**alone, **more)["choices"][0]["message"] for more in ({}, {"logprobs": True})]
-            assert messages[0] == messages[1]
-
-        front = [p for p in psutil.Process(service.process.pid).children(recursive=True) if p.name() == "haproxy"]
-        open_to = {c.laddr.ip for p in front for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
-        assert open_to == {"127.0.0.1"}, "the port that was asked for, and no page of the proxy's own"
-
-        many = {"n": 16, "seed": 3, "reasoning_effort": "low"}
-        start = service.counter("raythink_solver_generated_tokens")
-        service.answer(**many)
-        whole = service.counter("raythink_solver_generated_tokens") - start
-        service.leave(0.03, **many)
-        service.wait(lambda: service.counter("raythink_solver_running") == 0, 60, "the end of what nobody waits for")
-        left = service.counter("raythink_solver_generated_tokens") - start - whole
-        assert left < whole / 2, "who hangs up ends the work for it"
+        whole_replies_read_as_others(service)
+        nothing_else_listens(service)
+        hanging_up_ends_the_work(service)
 
         greedy = {"temperature": 0, "reasoning_effort": "low", "logprobs": True}
         before = service.answer(**greedy)
