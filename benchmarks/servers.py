@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,19 +18,13 @@ from types import TracebackType
 
 import psutil
 
+from conf.checks import free_port
 from deployments.limits import KEYS_VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S, STOP_S, POLL_S = 600.0, 60.0, 0.2
 LEFT_S = 10.0  # for what the server started, after its own end
 KEYS = 256  # one key may send two requests a second: load comes from as many clients as it takes
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Server:

@@ -70,6 +70,13 @@ def check_run_dir(dir: str, key: str = "run.dir") -> None:
                         f"by {key}=FOLDER") from e
 
 
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def check_port(host: str, port: int, key: str = "ray.dashboard_port") -> None:
     """Binds the port for a moment.
 

@@ -37,8 +37,7 @@ AT_MOST: dict[str, float] = {
     "ray.dashboard_port": 65535, "serve.port": 65535,
 }
 ABOVE_ZERO = ("engine.kv_cache_gib", "engine.gpu_memory", "sampling.top_p", "eval.top_p", "verifier.timeout_s",
-              "learner.lr", "ray.dashboard_port", "serve.deadline_s", "serve.port",
-              "rl.planned_share")
+              "learner.lr", "ray.dashboard_port", "serve.deadline_s", "serve.port", "rl.planned_share")
 
 
 def validate(cfg: Config) -> None:

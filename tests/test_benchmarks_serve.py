@@ -19,7 +19,8 @@ from benchmarks.latency import decided_s
 from benchmarks.peers.environment import Environment, Install
 from benchmarks.peers.k2think import K2Think
 from benchmarks.quality import Tally, gain, planner_tokens
-from benchmarks.servers import Server, free_port
+from benchmarks.servers import Server
+from conf.checks import free_port
 
 
 def reply(text: str, tokens: int = 1, body: dict | None = None) -> Reply:

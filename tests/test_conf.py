@@ -65,6 +65,15 @@ def test_every_recipe_loads_is_short_and_says_what_it_is(recipe):
     assert summary(path)
 
 
+def test_the_starter_s_two_recipes_train_alike():
+    both = [load([f"recipe={name}"]) for name in ("starter", "starter_async")]
+    sections = [{name: vars(getattr(cfg, name)) for name in ("rl", "learner", "engine", "sampling", "eval", "data", "model",
+                 "verifier", "sandbox")} for cfg in both]
+    differ = {f"{name}.{key}" for name, values in sections[0].items() for key in values
+              if values[key] != sections[1][name][key]}
+    assert differ == {"rl.staleness", "learner.world_size", "engine.count", "engine.update"}
+
+
 @pytest.mark.parametrize("group,name", [(g, n) for g in GROUPS for n in names(g)])
 def test_every_group_loads(group, name):
     assert resolve([f"{group}={name}"]) is not None

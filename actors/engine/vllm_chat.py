@@ -139,7 +139,7 @@ class VllmChat:
             seed=request.seed,
             logprobs=request.top_logprobs,
             structured_outputs=structured,
-            # once at the end costs a tenth of once a token; what stops at a text, or shows its tokens, needs the latter
+            # once at its end, unless it stops at a text or shows its tokens
             detokenize=not request.whole or bool(request.stop) or request.top_logprobs is not None,
             # each piece costs the engine's process as much as a token of a small model
             output_kind=RequestOutputKind.FINAL_ONLY if request.whole else RequestOutputKind.DELTA,
@@ -147,9 +147,7 @@ class VllmChat:
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         """The text of a whole reply, as vLLM's own detokenizer writes it."""
-        return self.engine.tokenizer.decode(
-            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        return self.engine.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     @staticmethod
     def _logprobs(choice: Any, top: int | None) -> tuple[TokenLogprob, ...]:

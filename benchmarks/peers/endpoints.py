@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from actors.engine.vllm import VllmSettings, environment
-from benchmarks.servers import Server, free_port
+from benchmarks.servers import Server
+from conf.checks import free_port
 
 MODEL = "starter"  # the name that vLLM serves it under
 

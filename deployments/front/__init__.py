@@ -11,12 +11,12 @@ import atexit
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
 
 from actors import watchdog
+from conf.checks import free_port
 
 START = Path(__file__).parent / "haproxy.sh"
 LONGEST = 27  # of the folder's name: a socket's path has at most 107 characters, of which Ray and HAProxy take 80
@@ -42,7 +42,7 @@ def environment() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # of each request, by a process in Python: the gateway has its own
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # ctrl-C would take the default's half a minute
     }
 
@@ -69,9 +69,3 @@ def _folder() -> str:
     made = tempfile.mkdtemp(prefix="raythink-", dir="/tmp")
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

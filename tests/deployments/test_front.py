@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,8 +15,7 @@ from deployments import front
 
 CONFIGURATION = """defaults
     mode http
-    errorfile 502 /tmp/500.http
-    errorfile 503 /tmp/500.http
+    errorfile 502 {folder}/500.http
     balance leastconn
 frontend prometheus
     bind :9101
@@ -51,15 +51,21 @@ def test_its_files_have_a_folder_of_their_own(variables):
 
 def test_ray_s_pages_are_left_out_and_the_error_is_openai_s(variables, tmp_path):
     config = tmp_path / "haproxy.cfg"
-    config.write_text(CONFIGURATION.format(port=1234))
-    start = [variables["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config), "-c"]  # -c: check, do not start
+    config.write_text(CONFIGURATION.format(port=1234, folder=tmp_path))
+    repository = shutil.copytree(front.START.parent, tmp_path / "a clone & more")
+    start = [str(repository / front.START.name), "-db", "-f", str(config), "-c"]  # -c: check, do not start
     subprocess.run(start, env={**os.environ, **variables}, check=True, capture_output=True)
     left = config.read_text()
     assert "bind 127.0.0.1:1234" in left and "9101" not in left and "8404" not in left and "server nobody" in left
-    (path,) = {line.split()[-1] for line in left.splitlines() if "errorfile" in line}
-    head, _, body = Path(path).read_bytes().partition(b"\r\n\r\n")
+    head, _, body = (tmp_path / "500.http").read_bytes().partition(b"\r\n\r\n")
     assert b"503 Service Unavailable" in head and b"Retry-After: 1" in head
     assert f"Content-Length: {len(body)}".encode() in head and json.loads(body)["error"]["type"] == "server_error"
+
+
+def test_the_watchdog_s_folder_is_used_where_there_is_one(monkeypatch):
+    monkeypatch.setenv(watchdog.MARK, "/tmp/raythink-12345678")
+    monkeypatch.setattr(front, "_haproxy", lambda: "haproxy")
+    assert front.environment()["RAY_SERVE_HAPROXY_SOCKET_PATH"] == "/tmp/raythink-12345678/admin.sock"
 
 
 def test_where_there_is_none_nothing_is_set(monkeypatch):
