@@ -67,8 +67,8 @@ def test_every_recipe_loads_is_short_and_says_what_it_is(recipe):
 
 def test_the_starter_s_two_recipes_train_alike():
     both = [load([f"recipe={name}"]) for name in ("starter", "starter_async")]
-    sections = [{name: vars(getattr(cfg, name)) for name in ("rl", "learner", "engine", "sampling", "eval", "data", "model",
-                 "verifier", "sandbox")} for cfg in both]
+    names_ = ("rl", "learner", "engine", "sampling", "eval", "data", "model", "verifier", "sandbox")
+    sections = [{name: vars(getattr(cfg, name)) for name in names_} for cfg in both]
     differ = {f"{name}.{key}" for name, values in sections[0].items() for key in values
               if values[key] != sections[1][name][key]}
     assert differ == {"rl.staleness", "learner.world_size", "engine.count", "engine.update"}
